@@ -1,0 +1,32 @@
+internal import CChecksum
+
+/// CRC32C, the checksum of every frame, batch and file. Check value of "123456789": `0xE3069283`.
+package enum CRC32C {
+    /// Extends `crc` (0 to begin) over `count` bytes: crc(A then B) == extend(crc(A), B).
+    ///
+    /// Seeding is extension: a checksum that must hold at one place only begins with the CRC of
+    /// that place.
+    /// - Complexity: measured 10 GB/s in one stream, about 20 GB/s from 6 KiB.
+    @inline(__always)
+    package static func extend(_ crc: UInt32, _ bytes: UnsafeRawPointer, count: Int) -> UInt32 {
+        millrace_crc32c(crc, bytes, count)
+    }
+
+    package static func extend(_ crc: UInt32, _ bytes: UnsafeRawBufferPointer) -> UInt32 {
+        guard let base = bytes.baseAddress else { return crc }
+        return millrace_crc32c(crc, base, bytes.count)
+    }
+
+    /// Extends over the eight little-endian bytes of `value`.
+    package static func extend(_ crc: UInt32, _ value: UInt64) -> UInt32 {
+        withUnsafeBytes(of: value.littleEndian) { extend(crc, $0) }
+    }
+
+    package static func of(_ bytes: UnsafeRawBufferPointer) -> UInt32 { extend(0, bytes) }
+
+    /// The table form, the reference that the fast form is tested against.
+    package static func portable(_ crc: UInt32, _ bytes: UnsafeRawBufferPointer) -> UInt32 {
+        guard let base = bytes.baseAddress else { return crc }
+        return millrace_crc32c_portable(crc, base, bytes.count)
+    }
+}

@@ -1,0 +1,98 @@
+package import BrokerBasics
+
+/// Asks for a producer id. A name makes it lasting: the same name gets the same id with the next
+/// epoch, and whoever still publishes with the epoch before is fenced.
+package struct ProducerOpenRequest: WireMessage {
+    package var name: String
+    package init(name: String = "") { self.name = name }
+    package func encode(into builder: inout ByteBuilder) { builder.put(name) }
+    package init(from parser: inout ByteParser) throws(ByteParserError) {
+        name = try parser.string()
+    }
+}
+
+package struct ProducerOpenReply: WireMessage {
+    package var producerID: UInt64
+    package var epoch: UInt16
+    /// An idle producer is forgotten after this many seconds.
+    package var expirySeconds: UInt32
+    package init(producerID: UInt64, epoch: UInt16, expirySeconds: UInt32) {
+        self.producerID = producerID
+        self.epoch = epoch
+        self.expirySeconds = expirySeconds
+    }
+    package func encode(into builder: inout ByteBuilder) {
+        builder.put(producerID)
+        builder.put(epoch)
+        builder.put(expirySeconds)
+    }
+    package init(from parser: inout ByteParser) throws(ByteParserError) {
+        producerID = try parser.u64()
+        epoch = try parser.u16()
+        expirySeconds = try parser.u32()
+    }
+}
+
+/// One entry of a `confirm` frame: a run of publish requests whose correlation ids are consecutive,
+/// stored at consecutive offsets of one partition.
+///
+/// ```
+///  0 u64 correlation   of the first request of the run
+///  8 u32 requests      how many requests
+/// 12 u32 partition
+/// 16 u32 epoch
+/// 20 u32 records       how many records, in all
+/// 24 u64 base_offset   of the first record; all ones: a duplicate whose place is not kept
+/// 32 u8  level         the durability level that is reached
+/// 33 u8  flags         bit 0: duplicates, stored earlier
+/// 34     reserved, 6 bytes
+/// ```
+package struct ConfirmEntry: Equatable, Sendable {
+    package static let byteCount = 40
+    package static let duplicateFlag: UInt8 = 1
+
+    package var correlation: UInt64
+    package var requests: UInt32
+    package var partition: UInt32
+    package var epoch: UInt32
+    package var records: UInt32
+    package var baseOffset: UInt64
+    package var level: UInt8
+    package var flags: UInt8
+
+    @inlinable @inline(__always)
+    package init(
+        correlation: UInt64, requests: UInt32, partition: UInt32, epoch: UInt32, records: UInt32,
+        baseOffset: UInt64, level: UInt8, flags: UInt8
+    ) {
+        self.correlation = correlation
+        self.requests = requests
+        self.partition = partition
+        self.epoch = epoch
+        self.records = records
+        self.baseOffset = baseOffset
+        self.level = level
+        self.flags = flags
+    }
+    @inlinable @inline(__always)
+    package init(at bytes: UnsafeRawPointer) {
+        correlation = bytes.u64(0)
+        requests = bytes.u32(8)
+        partition = bytes.u32(12)
+        epoch = bytes.u32(16)
+        records = bytes.u32(20)
+        baseOffset = bytes.u64(24)
+        level = bytes.u8(32)
+        flags = bytes.u8(33)
+    }
+    @inlinable @inline(__always)
+    package func encode(at bytes: UnsafeMutableRawPointer) {
+        bytes.put(correlation, 0)
+        bytes.put(requests, 8)
+        bytes.put(partition, 12)
+        bytes.put(epoch, 16)
+        bytes.put(records, 20)
+        bytes.put(baseOffset, 24)
+        bytes.put(UInt64(level) | UInt64(flags) << 8, 32)
+    }
+}
