@@ -47,5 +47,13 @@ let package = Package(
         .target(name: "CChecksum", path: "Protocol/CChecksum"),
         library("BrokerBasics", "Protocol/Basics", uses: ["CChecksum"]),
         library("WireProtocol", "Protocol/Wire", uses: ["BrokerBasics"]),
+
+        // The kernel starts here.
+        .target(
+            name: "CLinux",
+            path: "Broker/CLinux",
+            linkerSettings: [.linkedLibrary("uring")]
+        ),
+        library("ShardRuntime", "Broker/Runtime", uses: ["BrokerBasics", "CLinux"]),
     ]
 )

@@ -1,0 +1,128 @@
+package import CLinux
+internal import Glibc
+
+/// What a kernel call for a ring or a file answered, with the operation's name.
+package struct SystemError: Error, CustomStringConvertible, Equatable {
+    package var operation: String
+    package var errno: Int32
+
+    package init(_ operation: String, errno: Int32) {
+        self.operation = operation
+        self.errno = errno
+    }
+    package var description: String {
+        "\(operation) failed: \(String(cString: strerror(errno))) (errno \(errno))"
+    }
+}
+
+/// One io_uring instance, used by one thread only: the one that made it.
+///
+/// Set up with `SINGLE_ISSUER | DEFER_TASKRUN | COOP_TASKRUN | TASKRUN_FLAG`; the last lets a
+/// spinning owner see in memory whether an enter would bring anything.
+package struct Ring: ~Copyable {
+    package let handle: UnsafeMutablePointer<io_uring>
+
+    /// - Parameters:
+    ///   - entries: submissions that can be queued between two enters.
+    ///   - completions: what the kernel keeps before it overflows into slower lists.
+    /// - Throws: with a sentence that says what to change, when io_uring is refused or too old.
+    package init(entries: UInt32, completions: UInt32) throws(SystemError) {
+        handle = .allocate(capacity: 1)
+        handle.initialize(to: io_uring())
+        let result = millrace_ring_setup(handle, entries, completions)
+        guard result == 0 else {
+            handle.deallocate()
+            throw SystemError(Self.advice(errno: -result), errno: -result)
+        }
+        let missing = millrace_ring_missing_operation(handle)
+        guard missing < 0 else {
+            io_uring_queue_exit(handle)
+            handle.deallocate()
+            throw SystemError(
+                "io_uring: the kernel lacks operation \(missing); Linux 6.1 or later is needed",
+                errno: ENOSYS)
+        }
+    }
+
+    deinit {
+        io_uring_queue_exit(handle)
+        handle.deallocate()
+    }
+
+    /// What a person can do about a refused ring.
+    private static func advice(errno code: Int32) -> String {
+        switch code {
+        case EPERM:
+            "io_uring_setup: refused; check /proc/sys/kernel/io_uring_disabled (0 allows it), and in "
+                + "a container the seccomp profile (it must let io_uring_setup, io_uring_enter and "
+                + "io_uring_register through)"
+        case ENOSYS:
+            "io_uring_setup: this kernel has no io_uring; Linux 6.1 or later is needed"
+        case EINVAL:
+            "io_uring_setup: this kernel is too old (DEFER_TASKRUN came with Linux 6.1)"
+        case ENOMEM:
+            "io_uring_setup: not enough locked memory; raise RLIMIT_MEMLOCK (ulimit -l) to 64 MiB"
+        case EMFILE, ENFILE:
+            "io_uring_setup: no file descriptors left; raise RLIMIT_NOFILE (ulimit -n)"
+        default:
+            "io_uring_setup"
+        }
+    }
+
+    /// True when `enter()` would bring completions.
+    @inline(__always) package var hasWork: Bool { millrace_ring_has_work(handle) }
+    /// Completions that the kernel had to keep outside the queue, in all.
+    package var overflowCount: UInt32 { millrace_ring_overflow(handle) }
+
+    /// Submits what is queued and lets the kernel post completions; never waits.
+    @inline(__always) @discardableResult
+    package mutating func enter() -> Int32 { millrace_ring_enter(handle) }
+
+    /// Submits, then sleeps until a completion or for at most `nanoseconds`.
+    package mutating func wait(nanoseconds: UInt64) { _ = millrace_ring_wait(handle, nanoseconds) }
+
+    @inline(__always) package var completionCount: Int { Int(millrace_ring_ready(handle)) }
+    @inline(__always) package func completion(_ index: Int) -> Completion {
+        let entry = millrace_ring_completion(handle, UInt32(truncatingIfNeeded: index))
+        return Completion(token: entry.user_data, result: entry.res, flags: entry.flags)
+    }
+    @inline(__always) package mutating func advance(_ count: Int) {
+        millrace_ring_advance(handle, UInt32(truncatingIfNeeded: count))
+    }
+
+    /// A free submission; when the queue is full, what is queued is submitted first.
+    @inline(__always)
+    package mutating func submission(token: UInt64) -> UnsafeMutablePointer<io_uring_sqe>? {
+        if let entry = millrace_ring_submission(handle) {
+            entry.pointee.user_data = token
+            return entry
+        }
+        return submissionAfterSubmit(token: token)
+    }
+
+    @inline(never)
+    private mutating func submissionAfterSubmit(
+        token: UInt64
+    ) -> UnsafeMutablePointer<io_uring_sqe>? {
+        _ = io_uring_submit(handle)
+        guard let entry = millrace_ring_submission(handle) else { return nil }
+        entry.pointee.user_data = token
+        return entry
+    }
+}
+
+/// One finished submission.
+package struct Completion {
+    package var token: UInt64
+    /// Bytes, a descriptor, or a negative errno.
+    package var result: Int32
+    package var flags: UInt32
+
+    /// More completions of the same (multishot) submission will come.
+    @inline(__always) package var hasMore: Bool { flags & UInt32(IORING_CQE_F_MORE) != 0 }
+    /// The provided buffer that holds the received bytes.
+    @inline(__always) package var bufferID: UInt16? {
+        flags & UInt32(IORING_CQE_F_BUFFER) != 0
+            ? UInt16(truncatingIfNeeded: flags >> UInt32(IORING_CQE_BUFFER_SHIFT)) : nil
+    }
+}
