@@ -48,6 +48,9 @@ let package = Package(
         library("BrokerBasics", "Protocol/Basics", uses: ["CChecksum"]),
         library("WireProtocol", "Protocol/Wire", uses: ["BrokerBasics"]),
 
+        library("LogStorage", "Broker/Log", uses: ["BrokerBasics", "WireProtocol"]),
+        library("BrokerCore", "Broker/Core", uses: ["BrokerBasics", "WireProtocol", "LogStorage"]),
+
         // The kernel starts here.
         .target(
             name: "CLinux",

@@ -1,0 +1,99 @@
+internal import BrokerBasics
+
+// How it works. In mode `ordered` each partition is read by one member at a time, from the group's
+// cursor on. When members come or go, a partition changes hands only if the balance needs it; the
+// one who loses it is fenced at once, and the next begins at the ack floor: what was delivered and
+// not acked is delivered again.
+
+/// Consumers that share one cursor per partition. Cold: touched by subscribe, ack and leave.
+package struct ConsumerGroup: Sendable {
+    package struct Member: Sendable, Equatable {
+        /// The shard's index of the member's subscription.
+        package var subscription: Int32
+        package var name: String
+        package init(subscription: Int32, name: String) {
+            self.subscription = subscription
+            self.name = name
+        }
+    }
+
+    package let id: UInt32
+    package let queue: UInt32
+    package let name: String
+    /// By partition index: every offset below is acked. Durable.
+    package private(set) var cursors: [UInt64]
+    /// In the order of joining.
+    package private(set) var members: [Member] = []
+    /// By partition index: the subscription that reads it, or -1.
+    package private(set) var owners: [Int32]
+    /// Counts membership changes since the start of the broker.
+    package private(set) var generation: UInt64 = 0
+
+    package init(id: UInt32, queue: UInt32, name: String, cursors: [UInt64]) {
+        self.id = id
+        self.queue = queue
+        self.name = name
+        self.cursors = cursors
+        owners = [Int32](repeating: -1, count: cursors.count)
+    }
+
+    /// Moves the ack floor of one partition; it never goes back.
+    package mutating func advance(partition index: Int, to offset: UInt64) {
+        invariant(
+            offset >= cursors[index],
+            "group \(name): ack floor \(cursors[index]) can't become \(offset)")
+        cursors[index] = offset
+    }
+
+    package mutating func join(_ member: Member) {
+        members.append(member)
+        balance()
+    }
+
+    package mutating func leave(subscription: Int32) {
+        members.removeAll { $0.subscription == subscription }
+        for index in owners.indices where owners[index] == subscription { owners[index] = -1 }
+        balance()
+    }
+
+    package func partitions(of subscription: Int32) -> [Int] {
+        owners.indices.filter { owners[$0] == subscription }
+    }
+
+    /// Gives every partition an owner; counts differ by at most one, and only what must move moves.
+    private mutating func balance() {
+        generation += 1
+        guard !members.isEmpty else { return }
+        let least = owners.count / members.count
+        var extra = owners.count % members.count
+        var counts: [Int32: Int] = [:]
+        for member in members { counts[member.subscription] = 0 }
+        // Each keeps what it has up to its share; those who have more get the extra ones.
+        let holders = members.sorted {
+            partitions(of: $0.subscription).count > partitions(of: $1.subscription).count
+        }
+        var share: [Int32: Int] = [:]
+        for member in holders {
+            share[member.subscription] = least + (extra > 0 ? 1 : 0)
+            extra -= extra > 0 ? 1 : 0
+        }
+        for index in owners.indices {
+            let owner = owners[index]
+            guard owner >= 0 else { continue }
+            if counts[owner, default: 0] < share[owner, default: 0] {
+                counts[owner, default: 0] += 1
+            } else {
+                owners[index] = -1
+            }
+        }
+        for index in owners.indices where owners[index] < 0 {
+            guard
+                let member = members.first(where: {
+                    counts[$0.subscription, default: 0] < share[$0.subscription, default: 0]
+                })
+            else { break }
+            owners[index] = member.subscription
+            counts[member.subscription, default: 0] += 1
+        }
+    }
+}

@@ -1,0 +1,340 @@
+package import BrokerBasics
+package import LogStorage
+internal import WireProtocol
+
+/// Everything of a shard that must survive: queues, partitions, producers, groups. Changed only by
+/// `apply` and by appending batches; saved by `snapshot`, rebuilt by `Recovery`.
+package struct DurableState: ~Copyable {
+    package static let partitionsMax = 1 << 20
+
+    package var pool: ChunkPool
+    package var partitions: StablePool<Partition>
+    /// By partition id: the index in `partitions`, -1 when it is gone.
+    package private(set) var partitionIndex: [Int32] = []
+    package private(set) var queues: [UInt32: Queue] = [:]
+    package private(set) var queuesByName: [String: UInt32] = [:]
+    package var producers = ProducerTable()
+    package var groups: [UInt32: ConsumerGroup] = [:]
+    package private(set) var groupsByName: [GroupName: UInt32] = [:]
+
+    package private(set) var nextQueue: UInt32 = 1
+    package private(set) var nextPartition: UInt32 = 1
+    package private(set) var nextProducer: UInt64 = 1
+    package private(set) var nextGroup: UInt32 = 1
+
+    package struct GroupName: Hashable, Sendable {
+        package var queue: UInt32
+        package var name: String
+        package init(queue: UInt32, name: String) {
+            self.queue = queue
+            self.name = name
+        }
+    }
+
+    package init(chunkBytesMax: Int, tailBudgetBytes: Int) {
+        pool = ChunkPool(chunkBytesMax: chunkBytesMax, budgetBytes: tailBudgetBytes)
+        partitions = StablePool(capacityMax: Self.partitionsMax)
+    }
+
+    deinit {
+        // The tails' memory belongs to no array that would free itself.
+        for index in 0 ..< partitions.limit where partitions.contains(Int32(index)) {
+            var chunk = partitions[Int32(index)].pointee.log.oldest
+            while let current = chunk {
+                chunk = current.pointee.next
+                current.pointee.memory.deallocate()
+                current.deallocate()
+            }
+        }
+    }
+
+    /// The pool index of a partition, or `nil` when there is none with this id.
+    @inline(__always)
+    package func index(ofPartition id: UInt32) -> Int32? {
+        guard Int(id) < partitionIndex.count else { return nil }
+        let index = partitionIndex[Int(id)]
+        return index >= 0 ? index : nil
+    }
+
+    package func queue(named name: String) -> Queue? {
+        queuesByName[name].flatMap { queues[$0] }
+    }
+    package func group(queue: UInt32, name: String) -> UInt32? {
+        groupsByName[GroupName(queue: queue, name: name)]
+    }
+
+    // MARK: changes
+
+    package mutating func apply(_ change: StateChange) {
+        switch change {
+        case .queueCreated(let queue):
+            for (index, id) in queue.partitions.enumerated() {
+                add(
+                    Partition(
+                        log: PartitionLog(partition: id, startOffset: 0, endOffset: 0, epoch: 1),
+                        queue: queue.id, index: UInt32(index), level: queue.level))
+                nextPartition = max(nextPartition, id + 1)
+            }
+            put(queue)
+        case .queueAltered(let queue):
+            put(queue)
+        case .queueDeleted(let id):
+            guard let queue = queues.removeValue(forKey: id) else { return }
+            queuesByName.removeValue(forKey: queue.name)
+            for partition in queue.partitions {
+                guard let index = index(ofPartition: partition) else { continue }
+                partitions[index].pointee.isDeleted = true
+                partitionIndex[Int(partition)] = -1
+            }
+            producers.remove(partitions: Set(queue.partitions))
+            for group in groups.values where group.queue == id {
+                groups.removeValue(forKey: group.id)
+                groupsByName.removeValue(forKey: GroupName(queue: id, name: group.name))
+            }
+        case .producerOpened(let producer):
+            producers.open(producer)
+            nextProducer = max(nextProducer, producer.id + 1)
+        case .producerExpired(let id):
+            producers.expire(id)
+        case .groupCreated(let id, let queue, let name, let cursors):
+            put(ConsumerGroup(id: id, queue: queue, name: name, cursors: cursors))
+        case .cursor(let group, let index, let offset):
+            // A group that was deleted with its queue may still have cursors behind it in the journal.
+            guard let held = groups[group], Int(index) < held.cursors.count,
+                offset >= held.cursors[Int(index)]
+            else { return }
+            groups[group]?.advance(partition: Int(index), to: offset)
+        case .reservation(let partition, let end):
+            guard let index = index(ofPartition: partition) else { return }
+            partitions[index].pointee.reservedEnd = max(
+                partitions[index].pointee.reservedEnd, end)
+        }
+    }
+
+    private mutating func put(_ queue: Queue) {
+        queues[queue.id] = queue
+        queuesByName[queue.name] = queue.id
+        nextQueue = max(nextQueue, queue.id + 1)
+    }
+
+    private mutating func put(_ group: ConsumerGroup) {
+        groups[group.id] = group
+        groupsByName[GroupName(queue: group.queue, name: group.name)] = group.id
+        nextGroup = max(nextGroup, group.id + 1)
+    }
+
+    private mutating func add(_ partition: consuming Partition) {
+        let id = partition.id
+        guard let index = partitions.insert(partition) else { return }
+        while partitionIndex.count <= Int(id) { partitionIndex.append(-1) }
+        partitionIndex[Int(id)] = index
+    }
+
+    /// Frees a deleted partition that nobody reads or writes any more.
+    package mutating func forget(partition index: Int32) {
+        partitions[index].pointee.log.dropAll(pool: &pool)
+        partitions.remove(index)
+    }
+
+    // MARK: the checkpoint's payload
+
+    /// Where a checkpoint stands in the journal.
+    package struct Position: Equatable, Sendable {
+        package var term: UInt64
+        /// Where this term's groups begin.
+        package var termStart: UInt64
+        /// The state holds every entry below, none from here on.
+        package var journal: UInt64
+        /// The tail needs the batches from here on.
+        package var replayFrom: UInt64
+        package var wallTime: UInt64
+        /// Written by an orderly stop: nothing was in memory only.
+        package var isClean: Bool
+
+        package init(
+            term: UInt64, termStart: UInt64, journal: UInt64, replayFrom: UInt64,
+            wallTime: UInt64, isClean: Bool
+        ) {
+            self.term = term
+            self.termStart = termStart
+            self.journal = journal
+            self.replayFrom = replayFrom
+            self.wallTime = wallTime
+            self.isClean = isClean
+        }
+    }
+
+    private static let snapshotVersion: UInt32 = 1
+
+    package func snapshot(at position: Position, faults: StorageFaults) -> [UInt8] {
+        var builder = ByteBuilder()
+        builder.put(Self.snapshotVersion)
+        builder.put(position.term)
+        builder.put(position.termStart)
+        builder.put(position.journal)
+        builder.put(position.replayFrom)
+        builder.put(position.wallTime)
+        builder.put(position.isClean)
+        builder.put(nextQueue)
+        builder.put(nextPartition)
+        builder.put(nextProducer)
+        builder.put(nextGroup)
+        let ordered = queues.values.sorted { $0.id < $1.id }
+        builder.put(UInt32(ordered.count))
+        for queue in ordered {
+            queue.encode(into: &builder)
+            for id in queue.partitions {
+                guard let index = index(ofPartition: id) else { continue }
+                Self.encode(partitions[index], into: &builder)
+            }
+        }
+        let known = producers.producers.values.sorted { $0.id < $1.id }
+        builder.put(UInt32(known.count))
+        for producer in known {
+            builder.put(producer.id)
+            builder.put(producer.epoch)
+            builder.put(producer.name)
+            builder.put(producer.lastSeen)
+        }
+        var progress = ByteBuilder()
+        var progressCount: UInt32 = 0
+        producers.forEach { entry in
+            progressCount += 1
+            progress.put(entry.producer)
+            progress.put(entry.partition)
+            progress.put(entry.epoch)
+            progress.put(entry.nextSequence)
+            progress.put(entry.lastSeen)
+            progress.put(UInt8(entry.newestRun))
+            for run in 0 ..< ProducerProgress.runCount {
+                progress.put(entry.runs[run].first)
+                progress.put(entry.runs[run].count)
+                progress.put(entry.runs[run].offset)
+            }
+        }
+        builder.put(progressCount)
+        progress.bytes.withUnsafeBytes { builder.put(raw: $0) }
+        let orderedGroups = groups.values.sorted { $0.id < $1.id }
+        builder.put(UInt32(orderedGroups.count))
+        for group in orderedGroups {
+            builder.put(group.id)
+            builder.put(group.queue)
+            builder.put(group.name)
+            builder.put(UInt32(group.cursors.count))
+            for cursor in group.cursors { builder.put(faults.cursorNotCheckpointed ? 0 : cursor) }
+        }
+        return builder.bytes
+    }
+
+    private static func encode(
+        _ partition: UnsafeMutablePointer<Partition>, into builder: inout ByteBuilder
+    ) {
+        builder.put(partition.pointee.id)
+        builder.put(partition.pointee.log.epoch)
+        builder.put(partition.pointee.log.startOffset)
+        builder.put(partition.pointee.log.endOffset)
+        builder.put(partition.pointee.reservedEnd)
+        builder.put(partition.pointee.lostRecords)
+        builder.put(partition.pointee.log.lastAppendTime)
+        builder.put(partition.pointee.log.durableBytes)
+        let segments = partition.pointee.log.segments.filter { $0.syncedBytes > 0 }
+        builder.put(UInt32(segments.count))
+        for segment in segments {
+            builder.put(segment.baseOffset)
+            builder.put(segment.term)
+            builder.put(segment.syncedEndOffset)
+            builder.put(segment.syncedBytes)
+            builder.put(segment.sealPosition < segment.syncedBytes ? segment.sealPosition : 0)
+            builder.put(segment.lastTime)
+        }
+    }
+
+    /// Rebuilds the state from a snapshot. Each partition's log then ends where its segments do; the
+    /// end that the snapshot saw is returned by partition id, for checking the replay.
+    package mutating func restore(
+        _ payload: UnsafeRawBufferPointer
+    ) throws(ByteParserError) -> (position: Position, ends: [UInt32: UInt64]) {
+        var parser = ByteParser(payload)
+        guard try parser.u32() == Self.snapshotVersion else { throw .invalid }
+        let position = Position(
+            term: try parser.u64(), termStart: try parser.u64(), journal: try parser.u64(),
+            replayFrom: try parser.u64(), wallTime: try parser.u64(), isClean: try parser.bool())
+        nextQueue = try parser.u32()
+        nextPartition = try parser.u32()
+        nextProducer = try parser.u64()
+        nextGroup = try parser.u32()
+        var ends: [UInt32: UInt64] = [:]
+        for _ in 0 ..< (try parser.count(itemBytesMin: 23)) {
+            let queue = try Queue(from: &parser)
+            for index in queue.partitions.indices {
+                let (partition, end) = try Self.partition(
+                    from: &parser, queue: queue, index: UInt32(index))
+                ends[partition.id] = end
+                add(partition)
+            }
+            put(queue)
+        }
+        for _ in 0 ..< (try parser.count(itemBytesMin: 20)) {
+            producers.open(
+                Producer(
+                    id: try parser.u64(), epoch: try parser.u16(), name: try parser.string(),
+                    lastSeen: try parser.u64()))
+        }
+        for _ in 0 ..< (try parser.count(itemBytesMin: 127)) {
+            var progress = ProducerProgress(
+                producer: try parser.u64(), partition: try parser.u32(), epoch: try parser.u16())
+            progress.nextSequence = try parser.u64()
+            progress.lastSeen = try parser.u64()
+            progress.newestRun = Int(try parser.u8()) & (ProducerProgress.runCount - 1)
+            for run in 0 ..< ProducerProgress.runCount {
+                progress.runs[run] = SequenceRun(
+                    first: try parser.u64(), count: try parser.u64(), offset: try parser.u64())
+            }
+            producers.restore(progress)
+        }
+        for _ in 0 ..< (try parser.count(itemBytesMin: 14)) {
+            let id = try parser.u32()
+            let queue = try parser.u32()
+            let name = try parser.string()
+            var cursors: [UInt64] = []
+            for _ in 0 ..< (try parser.count(itemBytesMin: 8)) { cursors.append(try parser.u64()) }
+            put(ConsumerGroup(id: id, queue: queue, name: name, cursors: cursors))
+        }
+        return (position, ends)
+    }
+
+    private static func partition(
+        from parser: inout ByteParser, queue: Queue, index: UInt32
+    ) throws(ByteParserError) -> (Partition, UInt64) {
+        let id = try parser.u32()
+        let epoch = try parser.u32()
+        let start = try parser.u64()
+        let end = try parser.u64()
+        let reservedEnd = try parser.u64()
+        let lostRecords = try parser.u64()
+        let lastAppendTime = try parser.u64()
+        let durableBytes = try parser.u64()
+        var segments: [SegmentInfo] = []
+        for _ in 0 ..< (try parser.count(itemBytesMin: 48)) {
+            var segment = SegmentInfo(baseOffset: try parser.u64(), term: try parser.u64())
+            segment.syncedEndOffset = try parser.u64()
+            segment.syncedBytes = try parser.u64()
+            segment.sealPosition = try parser.u64()
+            segment.lastTime = try parser.u64()
+            segment.endOffset = segment.syncedEndOffset
+            segment.bytes = segment.syncedBytes
+            segments.append(segment)
+        }
+        var log = PartitionLog(
+            partition: id, startOffset: start, endOffset: segments.last?.endOffset ?? start,
+            epoch: epoch)
+        log.segments = segments
+        log.lastAppendTime = lastAppendTime
+        log.bytes = durableBytes
+        var partition = Partition(log: log, queue: queue.id, index: index, level: queue.level)
+        partition.reservedEnd = reservedEnd
+        partition.reservingEnd = reservedEnd
+        partition.lostRecords = lostRecords
+        return (partition, end)
+    }
+}

@@ -1,0 +1,246 @@
+internal import BrokerBasics
+
+// How it works. A producer numbers its records per partition. The table holds, for each (producer,
+// partition), the next expected sequence and the last few runs of what was stored, so that a retry
+// is recognised and, while its run is kept, answered with its place. Open addressing, linear
+// probing, at most half full; entries leave only when a producer expires or a queue is deleted,
+// which rebuilds the table.
+
+/// A named or anonymous producer, as `producer-open` made it.
+package struct Producer: Sendable, Equatable {
+    package var id: UInt64
+    package var epoch: UInt16
+    package var name: String
+    /// Wall time of its opening or last publish known, in ns.
+    package var lastSeen: UInt64
+    package init(id: UInt64, epoch: UInt16, name: String, lastSeen: UInt64) {
+        self.id = id
+        self.epoch = epoch
+        self.name = name
+        self.lastSeen = lastSeen
+    }
+}
+
+/// Sequence `first ..< first + count` lies at `offset`.
+package struct SequenceRun: Equatable, Sendable {
+    package var first: UInt64 = 0
+    package var count: UInt64 = 0
+    package var offset: UInt64 = 0
+}
+
+/// What a (producer, partition) has stored.
+package struct ProducerProgress {
+    package static let runCount = 4
+    package var producer: UInt64
+    package var partition: UInt32
+    package var epoch: UInt16
+    package var nextSequence: UInt64 = 0
+    /// Wall time of the last publish, in ns.
+    package var lastSeen: UInt64 = 0
+    package var runs: InlineArray<4, SequenceRun> = .init(repeating: SequenceRun())
+    package var newestRun = 0
+    /// The partition lost records in a crash: the next batch may leave sequences out. Not stored.
+    package var mayJump = false
+
+    package init(producer: UInt64, partition: UInt32, epoch: UInt16) {
+        self.producer = producer
+        self.partition = partition
+        self.epoch = epoch
+    }
+
+    /// Notes that `count` records from `sequence` are stored at `offset`.
+    @inline(__always)
+    package mutating func stored(sequence: UInt64, count: UInt64, offset: UInt64, at time: UInt64) {
+        nextSequence = sequence &+ count
+        lastSeen = time
+        mayJump = false
+        let run = runs[newestRun]
+        if run.first &+ run.count == sequence, run.offset &+ run.count == offset, run.count > 0 {
+            runs[newestRun].count &+= count
+        } else {
+            newestRun = (newestRun + 1) & (Self.runCount - 1)
+            runs[newestRun] = SequenceRun(first: sequence, count: count, offset: offset)
+        }
+    }
+
+    /// Forgets what was stored at `offset` and above: a crash took it.
+    mutating func cut(at offset: UInt64) {
+        mayJump = true
+        var newest: SequenceRun?
+        for index in 0 ..< Self.runCount {
+            var run = runs[index]
+            run.count = offset <= run.offset ? 0 : min(run.count, offset - run.offset)
+            runs[index] = run
+            if run.count > 0, run.first >= newest?.first ?? 0 { newest = run }
+        }
+        nextSequence = newest.map { $0.first + $0.count } ?? 0
+    }
+
+    /// Where the record with `sequence` is, if its run is still kept.
+    package func offset(of sequence: UInt64) -> UInt64? {
+        for index in 0 ..< Self.runCount {
+            let run = runs[index]
+            if sequence >= run.first, sequence - run.first < run.count {
+                return run.offset + (sequence - run.first)
+            }
+        }
+        return nil
+    }
+}
+
+package struct ProducerTable: ~Copyable {
+    /// What to do with a numbered batch.
+    package enum Verdict: Equatable {
+        case accept
+        /// Stored earlier; the offset if it is still known.
+        case duplicate(UInt64?)
+        /// Something before it is missing.
+        case gap(expected: UInt64)
+        /// A later epoch of the same producer is at work.
+        case fenced
+        /// Expired, or never opened: whether it was stored before can't be known.
+        case unknown
+    }
+
+    package private(set) var producers: [UInt64: Producer] = [:]
+    package private(set) var producersByName: [String: UInt64] = [:]
+    private var slots: UnsafeMutablePointer<ProducerProgress>
+    private var mask: Int
+    package private(set) var count = 0
+
+    package init() {
+        mask = 63
+        slots = Self.empty(64)
+    }
+    deinit { slots.deallocate() }
+
+    private static func empty(_ count: Int) -> UnsafeMutablePointer<ProducerProgress> {
+        let slots = UnsafeMutablePointer<ProducerProgress>.allocate(capacity: count)
+        slots.initialize(
+            repeating: ProducerProgress(producer: 0, partition: 0, epoch: 0), count: count)
+        return slots
+    }
+
+    @inline(__always)
+    private static func hash(_ producer: UInt64, _ partition: UInt32) -> Int {
+        let mixed = (producer ^ UInt64(partition) << 40) &* 0x9E37_79B9_7F4A_7C15
+        return Int(truncatingIfNeeded: mixed >> 32)
+    }
+
+    /// The progress of a pair, or `nil`. The pointer holds until the next insertion.
+    @inline(__always)
+    package func find(
+        _ producer: UInt64, _ partition: UInt32
+    ) -> UnsafeMutablePointer<ProducerProgress>? {
+        var at = Self.hash(producer, partition) & mask
+        while slots[at].producer != 0 {
+            if slots[at].producer == producer, slots[at].partition == partition {
+                return slots + at
+            }
+            at = (at &+ 1) & mask
+        }
+        return nil
+    }
+
+    /// The progress of a pair, made when there is none.
+    package mutating func insert(
+        _ producer: UInt64, _ partition: UInt32, epoch: UInt16
+    ) -> UnsafeMutablePointer<ProducerProgress> {
+        if let found = find(producer, partition) { return found }
+        if (count + 1) * 2 > mask { rebuild(capacity: (mask + 1) * 2) { _ in true } }
+        var at = Self.hash(producer, partition) & mask
+        while slots[at].producer != 0 { at = (at &+ 1) & mask }
+        slots[at] = ProducerProgress(producer: producer, partition: partition, epoch: epoch)
+        count += 1
+        return slots + at
+    }
+
+    private mutating func rebuild(capacity: Int, keep: (ProducerProgress) -> Bool) {
+        let old = slots
+        let oldCount = mask + 1
+        slots = Self.empty(capacity)
+        mask = capacity - 1
+        count = 0
+        for index in 0 ..< oldCount where old[index].producer != 0 && keep(old[index]) {
+            var at = Self.hash(old[index].producer, old[index].partition) & mask
+            while slots[at].producer != 0 { at = (at &+ 1) & mask }
+            slots[at] = old[index]
+            count += 1
+        }
+        old.deallocate()
+    }
+
+    /// Judges a batch of `records` records from `sequence`.
+    ///
+    /// - Parameter anyStart: the partition lost records, or may have: a first contact may begin
+    ///   anywhere.
+    @inline(__always)
+    package func judge(
+        producer: UInt64, epoch: UInt16, partition: UInt32, sequence: UInt64, records: UInt64,
+        anyStart: Bool
+    ) -> Verdict {
+        guard let progress = find(producer, partition) else {
+            guard let known = producers[producer] else { return .unknown }
+            guard epoch == known.epoch else { return epoch < known.epoch ? .fenced : .unknown }
+            return sequence == 0 || anyStart ? .accept : .gap(expected: 0)
+        }
+        guard epoch == progress.pointee.epoch else {
+            return epoch < progress.pointee.epoch ? .fenced : .unknown
+        }
+        let next = progress.pointee.nextSequence
+        if sequence == next { return .accept }
+        if sequence > next { return progress.pointee.mayJump ? .accept : .gap(expected: next) }
+        guard sequence &+ records <= next else { return .gap(expected: next) }
+        return .duplicate(progress.pointee.offset(of: sequence))
+    }
+
+    /// Opens a producer, or its next epoch: sequences begin anew and the epoch before is fenced.
+    package mutating func open(_ producer: Producer) {
+        producers[producer.id] = producer
+        if !producer.name.isEmpty { producersByName[producer.name] = producer.id }
+        for at in 0 ... mask where slots[at].producer == producer.id {
+            var fresh = ProducerProgress(
+                producer: producer.id, partition: slots[at].partition, epoch: producer.epoch)
+            fresh.lastSeen = producer.lastSeen
+            slots[at] = fresh
+        }
+    }
+
+    /// Puts back what a checkpoint held.
+    package mutating func restore(_ progress: ProducerProgress) {
+        insert(progress.producer, progress.partition, epoch: progress.epoch).pointee = progress
+    }
+
+    package mutating func expire(_ id: UInt64) {
+        if let producer = producers.removeValue(forKey: id),
+            producersByName[producer.name] == id
+        {
+            producersByName.removeValue(forKey: producer.name)
+        }
+        rebuild(capacity: mask + 1) { $0.producer != id }
+    }
+
+    package mutating func remove(partitions: Set<UInt32>) {
+        rebuild(capacity: mask + 1) { !partitions.contains($0.partition) }
+    }
+
+    /// Forgets what was stored at `offset` and above in a partition that lost it.
+    package mutating func cut(partition: UInt32, at offset: UInt64) {
+        for at in 0 ... mask where slots[at].producer != 0 && slots[at].partition == partition {
+            slots[at].cut(at: offset)
+        }
+    }
+
+    /// Producers that were last seen before `time`.
+    package func idle(since time: UInt64) -> [UInt64] {
+        var lastSeen: [UInt64: UInt64] = [:]
+        forEach { lastSeen[$0.producer] = max(lastSeen[$0.producer] ?? 0, $0.lastSeen) }
+        return producers.values
+            .filter { max($0.lastSeen, lastSeen[$0.id] ?? 0) < time }
+            .map(\.id).sorted()
+    }
+
+    package func forEach(_ body: (ProducerProgress) -> Void) {
+        for at in 0 ... mask where slots[at].producer != 0 { body(slots[at]) }
+    }
+}

@@ -1,0 +1,76 @@
+package import BrokerBasics
+package import WireProtocol
+
+/// A named, partitioned, append-only log with one configuration. Cold: looked up by control
+/// requests, never per record.
+package struct Queue: Sendable, Equatable {
+    package var id: UInt32
+    package var name: String
+    package var level: DurabilityLevel
+    /// Nanoseconds since 1970.
+    package var createdAt: UInt64
+    /// Sorted by name.
+    package var labels: [Pair]
+    /// Partition ids, in the order of their index.
+    package var partitions: [UInt32]
+
+    package init(
+        id: UInt32, name: String, level: DurabilityLevel, createdAt: UInt64, labels: [Pair],
+        partitions: [UInt32]
+    ) {
+        self.id = id
+        self.name = name
+        self.level = level
+        self.createdAt = createdAt
+        self.labels = labels.sorted { $0.name < $1.name }
+        self.partitions = partitions
+    }
+
+    package static let nameBytesMax = 255
+
+    /// 1 ... 255 bytes of letters, digits, `.`, `_`, `-`, `$`; not beginning with `.` or `-`.
+    package static func isValid(name: String) -> Bool {
+        guard let first = name.utf8.first, name.utf8.count <= nameBytesMax,
+            first != UInt8(ascii: "."), first != UInt8(ascii: "-")
+        else { return false }
+        return name.utf8.allSatisfy { byte in
+            switch byte {
+            case UInt8(ascii: "a") ... UInt8(ascii: "z"), UInt8(ascii: "A") ... UInt8(ascii: "Z"),
+                UInt8(ascii: "0") ... UInt8(ascii: "9"), UInt8(ascii: "."), UInt8(ascii: "_"),
+                UInt8(ascii: "-"), UInt8(ascii: "$"):
+                true
+            default: false
+            }
+        }
+    }
+
+    /// Sets the labels that are named; an empty value removes one.
+    package mutating func merge(labels changes: [Pair]) {
+        for change in changes {
+            labels.removeAll { $0.name == change.name }
+            if !change.value.isEmpty { labels.append(change) }
+        }
+        labels.sort { $0.name < $1.name }
+    }
+
+    package func encode(into builder: inout ByteBuilder) {
+        builder.put(id)
+        builder.put(name)
+        builder.put(level.rawValue)
+        builder.put(createdAt)
+        builder.put(list: labels)
+        builder.put(UInt32(partitions.count))
+        for partition in partitions { builder.put(partition) }
+    }
+
+    package init(from parser: inout ByteParser) throws(ByteParserError) {
+        id = try parser.u32()
+        name = try parser.string()
+        guard let level = DurabilityLevel(rawValue: try parser.u8()) else { throw .invalid }
+        self.level = level
+        createdAt = try parser.u64()
+        labels = try parser.list(of: Pair.self, itemBytesMin: 4)
+        partitions = []
+        for _ in 0 ..< (try parser.count(itemBytesMin: 4)) { partitions.append(try parser.u32()) }
+    }
+}

@@ -1,0 +1,646 @@
+package import BrokerBasics
+package import LogStorage
+internal import WireProtocol
+
+// How it works, in order:
+//  1. The identity says what the directory is. A directory without one was never in use: it is made.
+//  2. The latest whole checkpoint gives the state at one journal position.
+//  3. The journal is read from where the checkpoint still needs it. Batches rebuild the tails;
+//     entries at or above the checkpoint's position are applied.
+//  4. Partitions at `memory` are not in the journal: their segments are followed past what the
+//     checkpoint knows. What was reserved above their end may have been given out: it becomes a
+//     `lost` range under a new epoch.
+//  5. What was read but is not known to be on stable storage is synced, so that nobody is shown what
+//     the next power cut takes away.
+//
+// It writes nothing else. The machine's first act is a checkpoint under a new term; only then is
+// anybody served. Running recovery again, after a crash in the middle of it, therefore gives the same.
+
+/// How far recovery is, for `/readyz`; called on the thread that recovers.
+package struct RecoveryProgress: Sendable, Equatable {
+    package var stage: String
+    package var journalBytesRead: UInt64 = 0
+    package var entries: UInt64 = 0
+    package init(stage: String) { self.stage = stage }
+}
+
+/// What recovery found, in numbers for a person.
+package struct RecoveryReport: Sendable, Equatable {
+    package var isNewDirectory = false
+    package var wasClean = false
+    package var term: UInt64 = 0
+    package var journalGroups = 0
+    package var journalEntries = 0
+    package var journalBytesRead: UInt64 = 0
+    package var tornBytes: UInt64 = 0
+    package var recordsReplayed: UInt64 = 0
+    package var lostRanges: [String] = []
+    package var removedFiles = 0
+}
+
+package struct RecoveryOptions: Sendable {
+    /// For a new directory only.
+    package var geometry: JournalGeometry
+    package var limits: Journal.Limits
+    package var chunkBytesMax: Int
+    package var tailBudgetBytes: Int
+    /// For a new directory only: two random numbers.
+    package var serverID: UInt64
+    package var journalID: UInt64
+    package var now: WallTime
+    package var faults = StorageFaults()
+
+    package init(
+        geometry: JournalGeometry, limits: Journal.Limits, chunkBytesMax: Int,
+        tailBudgetBytes: Int, serverID: UInt64, journalID: UInt64, now: WallTime
+    ) {
+        self.geometry = geometry
+        self.limits = limits
+        self.chunkBytesMax = chunkBytesMax
+        self.tailBudgetBytes = tailBudgetBytes
+        self.serverID = serverID
+        self.journalID = journalID
+        self.now = now
+    }
+}
+
+/// A shard's state as recovery leaves it.
+package struct RecoveredShard: ~Copyable {
+    package var identity: Identity
+    package var state: DurableState
+    package var position: DurableState.Position
+    /// Of the checkpoint that was used; 0 when there was none.
+    package var checkpointSequence: UInt64
+    /// Files that nothing refers to: leftovers of a crash.
+    package var orphans: [FileName]
+    package var report: RecoveryReport
+}
+
+package struct Recovery {
+    package let storage: any RecoveryStorage
+    package let options: RecoveryOptions
+
+    package init(storage: any RecoveryStorage, options: RecoveryOptions) {
+        self.storage = storage
+        self.options = options
+    }
+
+    package func run(
+        progress: (RecoveryProgress) -> Void = { _ in }
+    ) throws(RecoveryError) -> RecoveredShard {
+        var report = RecoveryReport()
+        progress(RecoveryProgress(stage: "identity"))
+        let identity = try openDirectory(&report)
+        var state = DurableState(
+            chunkBytesMax: options.chunkBytesMax, tailBudgetBytes: options.tailBudgetBytes)
+
+        progress(RecoveryProgress(stage: "checkpoint"))
+        let (sequence, payload, stale) = try latestCheckpoint()
+        var orphans = stale
+        var position = DurableState.Position(
+            term: 0, termStart: 0, journal: 0, replayFrom: 0, wallTime: 0, isClean: true)
+        var ends: [UInt32: UInt64] = [:]
+        if let payload {
+            let file = FileName.checkpoint(sequence).path
+            do throws(ByteParserError) {
+                let buffer = payload
+                var restored: (position: DurableState.Position, ends: [UInt32: UInt64])?
+                var failure: ByteParserError?
+                buffer.withUnsafeBytes { bytes in
+                    do throws(ByteParserError) { restored = try state.restore(bytes) } catch {
+                        failure = error
+                    }
+                }
+                if let failure { throw failure }
+                guard let restored else { throw .invalid }
+                (position, ends) = restored
+            } catch {
+                throw .damaged(
+                    file: file, offset: UInt64(CheckpointFile.headerBytes),
+                    what: "its checksum holds but its contents can't be read (\(error))")
+            }
+        } else {
+            try requireUnused(identity)
+        }
+
+        let scan = try replay(&state, identity, position, &ends, &report, progress)
+        try finishPartitions(&state, position, scan, ends, &report, progress)
+        try syncRecovered(identity, scan, position)
+        orphans += try unreferencedSegments(state)
+
+        report.term = position.term + 1
+        report.wasClean = position.isClean && payload != nil
+        report.removedFiles = orphans.count
+        position.journal = scan.end
+        position.wallTime = max(position.wallTime, scan.lastWallTime)
+        return RecoveredShard(
+            identity: identity, state: state, position: position, checkpointSequence: sequence,
+            orphans: orphans, report: report)
+    }
+
+    private func storing<T>(
+        _ body: () throws(StorageFailure) -> T
+    ) throws(RecoveryError) -> T {
+        do throws(StorageFailure) { return try body() } catch { throw .storage(error) }
+    }
+
+    // MARK: 1. the directory
+
+    private func openDirectory(_ report: inout RecoveryReport) throws(RecoveryError) -> Identity {
+        if try storing({ () throws(StorageFailure) in try storage.size(.identity) }) != nil {
+            let memory = AlignedMemory(byteCount: Identity.byteCount)
+            let count = try storing { () throws(StorageFailure) in
+                try storage.read(.identity, at: 0, into: memory.buffer)
+            }
+            let bytes = UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(memory.buffer)[..<count])
+            do throws(StorageFailure) { return try Identity.decode(bytes) } catch {
+                // Written last when the directory is made: torn, it means "never in use", unless
+                // something else says otherwise.
+                let used = try storing { () throws(StorageFailure) in
+                    try storage.list(.checkpoints).count + storage.list(.segments).count
+                }
+                guard used == 0, count < Identity.byteCount || bytes.allSatisfy({ $0 == 0 }) else {
+                    throw .storage(error)
+                }
+            }
+        }
+        report.isNewDirectory = true
+        let identity = Identity(
+            serverID: options.serverID, journalID: options.journalID, geometry: options.geometry,
+            madeAt: options.now.nanoseconds)
+        try storing { () throws(StorageFailure) in
+            for directory in StorageDirectory.allCases where directory != .root {
+                try storage.makeDirectory(directory)
+            }
+            for index in 0 ..< identity.geometry.fileCount {
+                try storage.makeZeroed(.journal(index), bytes: identity.geometry.fileBytes)
+                try storage.sync(.journal(index))
+            }
+            try storage.syncDirectory(.journal)
+            try storage.syncDirectory(.root)
+            let encoded = identity.encoded
+            var failure: StorageFailure?
+            encoded.withUnsafeBytes { bytes in
+                do throws(StorageFailure) { try storage.write(.identity, at: 0, bytes) } catch {
+                    failure = error
+                }
+            }
+            if let failure { throw failure }
+            try storage.sync(.identity)
+            try storage.syncDirectory(.root)
+        }
+        return identity
+    }
+
+    // MARK: 2. the checkpoint
+
+    private func latestCheckpoint() throws(RecoveryError) -> (UInt64, [UInt8]?, [FileName]) {
+        let names = try storing { () throws(StorageFailure) in try storage.list(.checkpoints) }
+        var sequences: [UInt64] = []
+        for name in names {
+            if case .checkpoint(let sequence)? = FileName(directory: .checkpoints, name: name) {
+                sequences.append(sequence)
+            }
+        }
+        sequences.sort(by: >)
+        var stale: [FileName] = []
+        for (place, sequence) in sequences.enumerated() {
+            switch try storing({ () throws(StorageFailure) in
+                try CheckpointFile.read(sequence, from: storage)
+            }) {
+            case .whole(let payload):
+                stale += sequences[(place + 1)...].map { .checkpoint($0) }
+                // The next one is numbered above every name that is there.
+                return (sequence, payload, stale)
+            case .torn:
+                stale.append(.checkpoint(sequence))
+            case .newerFormat(let format):
+                throw .storage(
+                    StorageFailure(
+                        "\(FileName.checkpoint(sequence).path) has format \(format); this brokerd "
+                            + "knows formats up to \(Identity.format). Use a newer brokerd"))
+            }
+        }
+        return (sequences.first ?? 0, nil, stale)
+    }
+
+    /// Without a checkpoint nothing may have been confirmed: the first one comes before anybody is
+    /// served.
+    private func requireUnused(_ identity: Identity) throws(RecoveryError) {
+        let segments = try storing { () throws(StorageFailure) in try storage.list(.segments) }
+        let scanner = JournalScanner(storage: storage, identity: identity, limits: options.limits)
+        let scan = try scanner.scan(
+            from: 0, durable: 0, termStart: .init(position: 0, term: .max), progress: { _ in }
+        ) { _ throws(RecoveryError) in }
+        guard segments.isEmpty, scan.tornBytes == 0 else {
+            throw .damaged(
+                file: StorageDirectory.checkpoints.rawValue, offset: 0,
+                what: "the directory was in use, but no whole checkpoint is left. Restore it from a "
+                    + "copy, or start on a backup")
+        }
+    }
+
+    // MARK: 3. the journal
+
+    private func replay(
+        _ state: inout DurableState, _ identity: Identity, _ position: DurableState.Position,
+        _ ends: inout [UInt32: UInt64], _ report: inout RecoveryReport,
+        _ progress: (RecoveryProgress) -> Void
+    ) throws(RecoveryError) -> JournalScan {
+        var scanner = JournalScanner(storage: storage, identity: identity, limits: options.limits)
+        scanner.faults = options.faults
+        var step = RecoveryProgress(stage: "journal")
+        progress(step)
+        var entries: UInt64 = 0
+        var records: UInt64 = 0
+        let scan = try scanner.scan(
+            from: position.replayFrom, durable: position.journal,
+            termStart: .init(position: position.termStart, term: position.term),
+            progress: { bytes in
+                guard bytes - step.journalBytesRead >= 1 << 24 else { return }
+                step.journalBytesRead = bytes
+                step.entries = entries
+                progress(step)
+            },
+            { entry throws(RecoveryError) in
+                entries += 1
+                let isNew = entry.position >= position.journal
+                if entry.kind == .batch {
+                    records += try replayBatch(&state, entry, isNew: isNew, &ends)
+                    return
+                }
+                guard isNew else { return }
+                do throws(ByteParserError) {
+                    if let change = try StateChange(kind: entry.kind, payload: entry.payload) {
+                        if case .queueDeleted(let id) = change { forgetQueue(id, &state) }
+                        state.apply(change)
+                    }
+                } catch {
+                    throw .damaged(
+                        file: FileName.journal(identity.geometry.file(of: entry.position)).path,
+                        offset: identity.geometry.offset(of: entry.position),
+                        what: "an entry of kind \(entry.kind) can't be read (\(error))")
+                }
+            })
+        report.journalGroups = scan.groups
+        report.journalEntries = scan.entries
+        report.journalBytesRead = scan.bytesRead
+        report.tornBytes = scan.tornBytes
+        report.recordsReplayed = records
+        return scan
+    }
+
+    private func forgetQueue(_ id: UInt32, _ state: inout DurableState) {
+        for partition in state.queues[id]?.partitions ?? [] {
+            if let index = state.index(ofPartition: partition) {
+                state.forget(partition: index)
+            }
+        }
+    }
+
+    /// - Returns: how many records it added.
+    private func replayBatch(
+        _ state: inout DurableState, _ entry: JournalEntry, isNew: Bool,
+        _ ends: inout [UInt32: UInt64]
+    ) throws(RecoveryError) -> UInt64 {
+        // A batch of a queue that was deleted later has nowhere to go.
+        guard let index = state.index(ofPartition: entry.object),
+            let base = entry.payload.baseAddress
+        else { return 0 }
+        let partition = state.partitions[index]
+        guard
+            let storedBytes = StoredBatch.verify(
+                base, available: entry.payload.count, partition: PartitionID(rawValue: entry.object))
+        else {
+            throw .storage(
+                StorageFailure(
+                    "a batch of partition \(entry.object) in the journal at position "
+                        + "\(entry.position) does not verify though its group does"))
+        }
+        let baseOffset = StoredBatch.baseOffset(at: base)
+        let endOffset = StoredBatch.endOffset(at: base)
+        ends[entry.object] = max(ends[entry.object] ?? 0, endOffset)
+        if isNew, entry.flags & JournalEntry.carriedFlag == 0, !options.faults.sequenceNotPersisted {
+            note(batch: base, baseOffset: baseOffset, partition: entry.object, &state)
+        }
+        // Below the end: it is in a segment, or was copied forward and came before. Above: its
+        // predecessors were copied forward and come later; the check at the end tells if not.
+        let isNext = baseOffset == partition.pointee.log.endOffset
+        guard isNext else { return 0 }
+        guard
+            let room = partition.pointee.log.reserve(
+                storedBytes: storedBytes, pool: &state.pool, now: .zero)
+        else {
+            throw .storage(
+                StorageFailure(
+                    "the tails need more than the \(options.tailBudgetBytes) bytes of tail memory; "
+                        + "start with more"))
+        }
+        room.copyMemory(from: base, byteCount: storedBytes)
+        partition.pointee.log.appended(
+            storedBytes: storedBytes, end: endOffset,
+            appendTime: StoredBatch.appendTime(at: base), journalPosition: entry.position)
+        return endOffset - baseOffset
+    }
+
+    private func note(
+        batch base: UnsafeRawPointer, baseOffset: UInt64, partition: UInt32,
+        _ state: inout DurableState
+    ) {
+        let header = BatchHeader(at: base + StoredBatch.stampBytes)
+        guard header.producerID != 0, !header.isLost else { return }
+        let progress = state.producers.insert(
+            header.producerID, partition, epoch: header.producerEpoch)
+        progress.pointee.epoch = header.producerEpoch
+        progress.pointee.stored(
+            sequence: header.baseSequence, count: UInt64(header.recordCount), offset: baseOffset,
+            at: StoredBatch.appendTime(at: base))
+    }
+
+    // MARK: 4. the partitions
+
+    private func finishPartitions(
+        _ state: inout DurableState, _ position: DurableState.Position, _ scan: JournalScan,
+        _ ends: [UInt32: UInt64], _ report: inout RecoveryReport,
+        _ progress: (RecoveryProgress) -> Void
+    ) throws(RecoveryError) {
+        progress(RecoveryProgress(stage: "segments"))
+        let names = try storing { () throws(StorageFailure) in try storage.list(.segments) }
+        var files: [UInt32: [(base: UInt64, term: UInt64)]] = [:]
+        for name in names {
+            if case .segment(let partition, let base, let term)? = FileName(
+                directory: .segments, name: name)
+            {
+                files[partition, default: []].append((base, term))
+            }
+        }
+        for index in state.partitions.indices {
+            let partition = state.partitions[index]
+            let id = partition.pointee.id
+            for place in partition.pointee.log.segments.indices {
+                try loadIndex(&partition.pointee.log.segments[place], partition: id)
+            }
+            if partition.pointee.level == .memory {
+                try followSegments(partition, position.term, files[id] ?? [], &state)
+                if try declareLost(partition, &state.pool, &report) {
+                    state.producers.cut(
+                        partition: id, at: partition.pointee.log.tailStart)
+                }
+            } else if let end = ends[id], partition.pointee.log.endOffset < end {
+                let missing = partition.pointee.log.endOffset ..< end
+                throw .damaged(
+                    file: StorageDirectory.segments.rawValue, offset: 0,
+                    what: "offsets \(missing) of partition \(id) are in no segment and not in the "
+                        + "journal, though they were on stable storage")
+            }
+            partition.pointee.commit(upTo: partition.pointee.log.endOffset)
+        }
+    }
+
+    /// Rebuilds a segment's index: from its seal, or by going from chunk header to chunk header.
+    private func loadIndex(
+        _ segment: inout SegmentInfo, partition: UInt32
+    ) throws(RecoveryError) {
+        let file = segment.file(partition: partition)
+        guard let size = try storing({ () throws(StorageFailure) in try storage.size(file) }),
+            size >= segment.syncedBytes
+        else {
+            throw .damaged(
+                file: file.path, offset: 0,
+                what: "offsets \(segment.baseOffset) ..< \(segment.syncedEndOffset) are gone: the "
+                    + "file is missing or shorter than the \(segment.syncedBytes) bytes that were on "
+                    + "stable storage")
+        }
+        let memory = AlignedMemory(byteCount: 1 << 16)
+        if segment.isSealed, let header = try chunk(segment, partition, segment.sealPosition, memory),
+            header.isSeal
+        {
+            let count = (header.bytes - ChunkHeader.byteCount) / SegmentIndexEntry.byteCount
+            let base = UnsafeRawPointer(memory.base) + ChunkHeader.byteCount
+            segment.index = (0 ..< count).map { place in
+                let at = place * SegmentIndexEntry.byteCount
+                return SegmentIndexEntry(
+                    baseOffset: base.u64(at), position: base.u64(at + 8), time: base.u64(at + 16))
+            }
+            return
+        }
+        // Headers only: a wrong hint sends a reader to a place where it finds out.
+        var at = UInt64(SegmentHeader.byteCount)
+        let end = segment.syncedBytes
+        while at < end {
+            let block = UnsafeMutableRawBufferPointer(
+                start: memory.base, count: ChunkHeader.blockBytes)
+            let count = try storing { () throws(StorageFailure) in
+                try storage.read(file, at: at, into: block)
+            }
+            let base = UnsafeRawPointer(memory.base)
+            let claimed = ChunkHeader.claimedBytes(base)
+            guard count == ChunkHeader.blockBytes, claimed >= ChunkHeader.byteCount,
+                base.u64(48) == at
+            else { return }
+            if base.u32(12) & ChunkHeader.sealFlag == 0 {
+                let last = segment.index.last?.position ?? 0
+                if segment.index.isEmpty || at - last >= SegmentIndexEntry.spacingBytes {
+                    segment.index.append(
+                        .init(baseOffset: base.u64(16), position: at, time: base.u64(32)))
+                }
+            }
+            at += UInt64(claimed.roundedUp(to: ChunkHeader.blockBytes))
+        }
+    }
+
+    /// The whole chunk at `position`, read into `memory`; `nil` when there is none, or it is larger.
+    private func chunk(
+        _ segment: SegmentInfo, _ partition: UInt32, _ position: UInt64,
+        _ memory: borrowing AlignedMemory
+    ) throws(RecoveryError) -> ChunkHeader? {
+        let file = segment.file(partition: partition)
+        let buffer = memory.buffer
+        let count = try storing { () throws(StorageFailure) in
+            try storage.read(file, at: position, into: buffer)
+        }
+        return ChunkHeader.decode(
+            UnsafeRawPointer(memory.base), available: count, partition: partition,
+            segmentBase: segment.baseOffset, term: segment.term, position: position)
+    }
+
+    /// Takes in what write-behind wrote for a `memory` partition after the checkpoint.
+    private func followSegments(
+        _ partition: UnsafeMutablePointer<Partition>, _ term: UInt64,
+        _ files: [(base: UInt64, term: UInt64)], _ state: inout DurableState
+    ) throws(RecoveryError) {
+        let id = partition.pointee.id
+        var memory = AlignedMemory(byteCount: options.chunkBytesMax)
+        while true {
+            let end = partition.pointee.log.endOffset
+            let last = partition.pointee.log.segments.last
+            var segment: SegmentInfo
+            let isContinued: Bool
+            if let last, !last.isSealed, last.term == term {
+                segment = last
+                isContinued = true
+            } else if let next = files.first(where: { $0.base == end && $0.term == term }),
+                last?.baseOffset != next.base || last?.term != next.term
+            {
+                segment = SegmentInfo(baseOffset: next.base, term: next.term)
+                isContinued = false
+                guard try hasHeader(segment, id, memory) else { return }
+            } else {
+                return
+            }
+            let before = segment.endOffset
+            var at = segment.bytes
+            var bytes: UInt64 = 0
+            while true {
+                let block = UnsafeMutableRawBufferPointer(
+                    start: memory.base, count: ChunkHeader.blockBytes)
+                let file = segment.file(partition: id)
+                let position = at
+                let count = try storing { () throws(StorageFailure) in
+                    try storage.size(file) ?? 0 > position
+                        ? storage.read(file, at: position, into: block) : 0
+                }
+                let claimed =
+                    count < ChunkHeader.byteCount
+                    ? 0 : ChunkHeader.claimedBytes(UnsafeRawPointer(memory.base))
+                guard claimed >= ChunkHeader.byteCount, claimed <= options.limits.groupBytesMax * 2
+                else { break }
+                if claimed > memory.byteCount {
+                    memory = AlignedMemory(
+                        byteCount: claimed.roundedUp(to: ChunkHeader.blockBytes))
+                }
+                guard let header = try chunk(segment, id, at, memory),
+                    header.isSeal || header.baseOffset == segment.endOffset
+                else { break }
+                if !header.isSeal {
+                    noteBatches(memory.base, header, id, &state)
+                    bytes += UInt64(header.bytes - ChunkHeader.byteCount)
+                    partition.pointee.log.lastAppendTime = max(
+                        partition.pointee.log.lastAppendTime, header.lastTime)
+                }
+                segment.wrote(header)
+                at = segment.bytes
+                if header.isSeal { break }
+            }
+            segment.syncedEndOffset = segment.endOffset
+            segment.syncedBytes = segment.bytes
+            if segment.bytes > UInt64(SegmentHeader.byteCount) {
+                let file = segment.file(partition: id)
+                if !options.faults.recoveredTailNotSynced {
+                    try storing { () throws(StorageFailure) in try storage.sync(file) }
+                }
+            }
+            if isContinued {
+                partition.pointee.log.segments[partition.pointee.log.segments.count - 1] = segment
+            } else if segment.endOffset > segment.baseOffset {
+                partition.pointee.log.segments.append(segment)
+                try storing { () throws(StorageFailure) in try storage.syncDirectory(.segments) }
+            }
+            partition.pointee.log.restore(endOffset: max(end, segment.endOffset))
+            partition.pointee.log.bytes += bytes
+            guard segment.isSealed, segment.endOffset > before || isContinued else { return }
+        }
+    }
+
+    private func hasHeader(
+        _ segment: SegmentInfo, _ partition: UInt32, _ memory: borrowing AlignedMemory
+    ) throws(RecoveryError) -> Bool {
+        let file = segment.file(partition: partition)
+        let block = UnsafeMutableRawBufferPointer(start: memory.base, count: SegmentHeader.byteCount)
+        let count = try storing { () throws(StorageFailure) in
+            try storage.read(file, at: 0, into: block)
+        }
+        return count == SegmentHeader.byteCount
+            && SegmentHeader.verify(
+                UnsafeRawPointer(memory.base), partition: partition,
+                baseOffset: segment.baseOffset, term: segment.term)
+    }
+
+    private func noteBatches(
+        _ chunk: UnsafeMutableRawPointer, _ header: ChunkHeader, _ partition: UInt32,
+        _ state: inout DurableState
+    ) {
+        let base = UnsafeRawPointer(chunk)
+        var at = ChunkHeader.byteCount
+        while at + StoredBatch.headerBytes < header.bytes {
+            note(
+                batch: base + at, baseOffset: StoredBatch.baseOffset(at: base + at),
+                partition: partition, &state)
+            at += StoredBatch.bytes(at: base + at)
+        }
+    }
+
+    /// Offsets between the recovered end and the reservation may have been given to records that are
+    /// gone. They become a `lost` range, and the epoch rises.
+    ///
+    /// - Returns: true when there is such a range; it is then the only batch of the tail.
+    private func declareLost(
+        _ partition: UnsafeMutablePointer<Partition>, _ pool: inout ChunkPool,
+        _ report: inout RecoveryReport
+    ) throws(RecoveryError) -> Bool {
+        let end = partition.pointee.log.endOffset
+        let reserved = partition.pointee.reservedEnd
+        guard reserved > end, !options.faults.reservationIgnored else {
+            partition.pointee.reservedEnd = end
+            partition.pointee.reservingEnd = end
+            return false
+        }
+        let id = partition.pointee.id
+        partition.pointee.log.epoch += 1
+        partition.pointee.lostRecords += reserved - end
+        let time = max(partition.pointee.log.lastAppendTime, options.now.nanoseconds)
+        let lost = StoredBatch.lost(
+            end ..< reserved, partition: PartitionID(rawValue: id),
+            epoch: partition.pointee.log.epoch, appendTime: time)
+        guard
+            let room = partition.pointee.log.reserve(
+                storedBytes: lost.count, pool: &pool, now: .zero)
+        else {
+            throw .storage(StorageFailure("tail memory is too small for partition \(id)"))
+        }
+        lost.withUnsafeBytes { bytes in
+            UnsafeMutableRawBufferPointer(start: room, count: lost.count).copyMemory(from: bytes)
+        }
+        partition.pointee.log.appended(
+            storedBytes: lost.count, end: reserved, appendTime: time, journalPosition: .max)
+        partition.pointee.reservingEnd = reserved
+        report.lostRanges.append(
+            "partition \(id): offsets \(end) ..< \(reserved) may have been given out and are gone; "
+                + "epoch \(partition.pointee.log.epoch)")
+        return true
+    }
+
+    // MARK: 5. stable storage
+
+    /// After a crash of the process alone, a write may be complete in the device's cache and not on
+    /// stable storage. What recovery shows must survive the next crash too.
+    private func syncRecovered(
+        _ identity: Identity, _ scan: JournalScan, _ position: DurableState.Position
+    ) throws(RecoveryError) {
+        guard scan.end > position.journal, !options.faults.recoveredTailNotSynced else { return }
+        var files: Set<Int> = []
+        var at = position.journal
+        while at < scan.end {
+            files.insert(identity.geometry.file(of: at))
+            at = identity.geometry.nextFile(after: at)
+        }
+        for file in files.sorted() {
+            try storing { () throws(StorageFailure) in try storage.sync(.journal(file)) }
+        }
+    }
+
+    private func unreferencedSegments(
+        _ state: borrowing DurableState
+    ) throws(RecoveryError) -> [FileName] {
+        var referenced: Set<FileName> = []
+        for index in state.partitions.indices {
+            let partition = state.partitions[index]
+            for segment in partition.pointee.log.segments {
+                referenced.insert(segment.file(partition: partition.pointee.id))
+            }
+        }
+        let names = try storing { () throws(StorageFailure) in try storage.list(.segments) }
+        return names.compactMap { FileName(directory: .segments, name: $0) }
+            .filter { !referenced.contains($0) }
+    }
+}

@@ -1,0 +1,377 @@
+package import BrokerBasics
+
+// How it works. Entries are staged into one open group in aligned memory. A group is closed and
+// written as soon as one of the two write slots is free, so whatever arrives while writes are in
+// flight forms the next write; no timer is involved. A group that reaches its target size is closed
+// early and waits. Completions may come in any order and are applied in order: `durableGroup` is the
+// number of the first group that is not yet known to be on stable storage.
+//
+// What bounds it: the staging memory (then `stage` answers nil and the caller waits) and the room
+// between the write position and the recycle bound (the same). It never rewrites a block that holds
+// durable data, and after a failed write it never confirms again.
+
+/// The shard's append stream of everything that must survive. Pure: it asks for writes and is told
+/// the results. Owned by one shard's machine.
+package struct Journal: ~Copyable {
+    package struct Limits: Sendable {
+        /// A group is closed when it has this many bytes. Measured knee: 128 KiB.
+        package var groupBytes = 128 * 1024
+        /// The largest entry, header included.
+        package var entryBytesMax: Int
+        package var stagingBytes: Int
+        /// Two writes in flight is the measured knee; four gains 4 to 10 %.
+        package var inFlightMax = 2
+
+        package init(entryBytesMax: Int, stagingBytes: Int) {
+            self.entryBytesMax = entryBytesMax.roundedUp(to: 8)
+            self.stagingBytes = stagingBytes.roundedUp(to: JournalGeometry.blockBytes)
+        }
+        /// The largest group, padded.
+        package var groupBytesMax: Int {
+            max(groupBytes, JournalGroupHeader.byteCount + entryBytesMax)
+                .roundedUp(to: JournalGeometry.blockBytes)
+        }
+    }
+
+    private enum SlotState { case waiting, inFlight, done }
+    private struct Group {
+        var number: UInt64 = 0
+        var memoryOffset = 0
+        var bytes = 0
+        var position: UInt64 = 0
+        var issuedAt = MonotonicTime.zero
+        var attempts = 0
+        var state = SlotState.waiting
+    }
+
+    package let geometry: JournalGeometry
+    package let limits: Limits
+    package let term: UInt64
+    private let journalID: UInt64
+    private let staging: AlignedMemory
+    private let groups: UnsafeMutablePointer<Group>
+    private static let groupSlots = 64
+
+    // The open group.
+    private var openOffset = 0
+    private var openBytes = JournalGroupHeader.byteCount
+    private var openEntries = 0
+    /// The number of the open group; groups are numbered from 0 in this term.
+    package private(set) var openGroup: UInt64 = 0
+    // Closed groups, oldest first.
+    private var firstClosed: UInt64 = 0
+    private var firstWaiting: UInt64 = 0
+    private var inFlight = 0
+
+    /// Every group below this number is on stable storage.
+    package private(set) var durableGroup: UInt64 = 0
+    /// Where the next group begins.
+    package private(set) var writePosition: UInt64
+    /// Every position below it is on stable storage.
+    package private(set) var durablePosition: UInt64
+    /// The durable position that the last group with entries was followed by, on disk.
+    private var attestedPosition: UInt64
+    private var lastEntryEnd: UInt64
+    /// Positions below it may be written over.
+    package private(set) var recycleBound: UInt64
+    /// Set by the first failed write; never cleared.
+    package private(set) var failure: StorageFailure?
+
+    package private(set) var bytesWritten: UInt64 = 0
+    package private(set) var writes: UInt64 = 0
+    package var latency = LatencyHistogram()
+    /// Switched on in tests only, to show that tests catch it.
+    package var faults = StorageFaults()
+
+    /// - Parameters:
+    ///   - position: where recovery ended; block aligned.
+    ///   - recycleBound: the first position that recovery still needs.
+    package init(
+        geometry: JournalGeometry, limits: Limits, journalID: UInt64, term: UInt64,
+        position: UInt64, recycleBound: UInt64
+    ) {
+        invariant(
+            UInt64(limits.groupBytesMax) <= geometry.fileBytes,
+            "a group of \(limits.groupBytesMax) bytes must fit in a file of \(geometry.fileBytes)")
+        invariant(
+            limits.stagingBytes >= 2 * limits.groupBytesMax,
+            "staging of \(limits.stagingBytes) holds two groups of \(limits.groupBytesMax)")
+        self.geometry = geometry
+        self.limits = limits
+        self.term = term
+        self.journalID = journalID
+        staging = AlignedMemory(byteCount: limits.stagingBytes)
+        groups = .allocate(capacity: Self.groupSlots)
+        groups.initialize(repeating: Group(), count: Self.groupSlots)
+        writePosition = position
+        durablePosition = position
+        attestedPosition = position
+        lastEntryEnd = position
+        self.recycleBound = recycleBound
+    }
+
+    deinit { groups.deallocate() }
+
+    @inline(__always)
+    private func slot(_ number: UInt64) -> UnsafeMutablePointer<Group> {
+        groups + Int(number % UInt64(Self.groupSlots))
+    }
+
+    /// The memory that groups are written from, for registering with the kernel.
+    package var memory: UnsafeMutableRawBufferPointer { staging.buffer }
+
+    // MARK: staging
+
+    /// Bytes between the recycle bound and the write position, the open group included.
+    package var usedBytes: UInt64 {
+        writePosition - recycleBound + UInt64(openBytes.roundedUp(to: JournalGeometry.blockBytes))
+    }
+
+    /// Makes room for an entry in the open group.
+    ///
+    /// - Parameter reserve: journal bytes that must stay free after it: publishes leave room for
+    ///   acks, copies and deletes.
+    /// - Returns: where to put the payload, or `nil` when staging or journal is full for now.
+    @inline(__always)
+    package mutating func stage(
+        _ kind: JournalEntryKind, flags: UInt8 = 0, object: UInt32, payloadBytes: Int,
+        reserve: UInt64
+    ) -> UnsafeMutableRawPointer? {
+        let entryBytes =
+            (JournalGroupHeader.entryHeaderBytes &+ payloadBytes).roundedUp(to: 8)
+        if openBytes &+ entryBytes > limits.groupBytes, openEntries > 0 {
+            guard closeOpenGroup() else { return nil }
+        }
+        guard journalFits(entryBytes: entryBytes, reserve: reserve) else { return nil }
+        if !stagingFits(entryBytes: entryBytes) {
+            guard openEntries > 0, closeOpenGroup(), stagingFits(entryBytes: entryBytes) else {
+                return nil
+            }
+        }
+        let entry = staging.base + (openOffset &+ openBytes)
+        entry.put(UInt32(truncatingIfNeeded: payloadBytes), 0)
+        entry.put(UInt32(kind.rawValue) | UInt32(flags) << 8, 4)
+        entry.put(object, 8)
+        entry.put(UInt32(0), 12)
+        openBytes &+= entryBytes
+        openEntries &+= 1
+        return entry + JournalGroupHeader.entryHeaderBytes
+    }
+
+    /// True when the open group with one more entry ends below the recycled region.
+    @inline(__always)
+    private func journalFits(entryBytes: Int, reserve: UInt64) -> Bool {
+        let padded = (openBytes &+ entryBytes).roundedUp(to: JournalGeometry.blockBytes)
+        // The rest of a file that a group does not fit into is skipped: it counts as used.
+        var end = writePosition &+ UInt64(padded)
+        if geometry.offset(of: writePosition) &+ UInt64(padded) > geometry.fileBytes {
+            end = geometry.nextFile(after: writePosition) &+ UInt64(padded)
+        }
+        return end &- recycleBound &+ reserve <= geometry.capacity
+    }
+
+    /// True when the staging memory has room for the open group with one more entry. An empty open
+    /// group moves to the front of the memory when it does not fit behind.
+    @inline(__always)
+    private mutating func stagingFits(entryBytes: Int) -> Bool {
+        let padded = (openBytes &+ entryBytes).roundedUp(to: JournalGeometry.blockBytes)
+        guard firstClosed < openGroup else {
+            if openOffset &+ padded <= limits.stagingBytes { return true }
+            guard openEntries == 0 else { return false }
+            openOffset = 0
+            return padded <= limits.stagingBytes
+        }
+        let oldest = slot(firstClosed).pointee.memoryOffset
+        guard oldest < openOffset else { return openOffset &+ padded <= oldest }
+        // Free: from openOffset to the end of the memory, and from its front to the oldest group.
+        if openOffset &+ padded <= limits.stagingBytes { return true }
+        guard openEntries == 0, padded <= oldest else { return false }
+        openOffset = 0
+        return true
+    }
+
+    /// Closes the open group: header, checksum, position. It then waits for a write slot.
+    ///
+    /// - Returns: false when the table of closed groups is full.
+    private mutating func closeOpenGroup() -> Bool {
+        guard openGroup - firstClosed < UInt64(Self.groupSlots - 1) else { return false }
+        let padded = openBytes.roundedUp(to: JournalGeometry.blockBytes)
+        let previousEnd = writePosition
+        var position = writePosition
+        if geometry.offset(of: position) + UInt64(padded) > geometry.fileBytes {
+            position = geometry.nextFile(after: position)
+        }
+        slot(openGroup).initialize(
+            to: Group(
+                number: openGroup, memoryOffset: openOffset, bytes: openBytes, position: position))
+        let base = staging.base + openOffset
+        // Old bytes of the staging memory must not look like data behind the group's end.
+        (base + openBytes).initializeMemory(as: UInt8.self, repeating: 0, count: padded - openBytes)
+        base.put(previousEnd, 24)
+        base.put(UInt32(openEntries), 12)
+        writePosition = position + UInt64(padded)
+        if openEntries > 0 { lastEntryEnd = writePosition }
+        openOffset += padded
+        if openOffset + JournalGeometry.blockBytes > limits.stagingBytes { openOffset = 0 }
+        openGroup += 1
+        openBytes = JournalGroupHeader.byteCount
+        openEntries = 0
+        return true
+    }
+
+    // MARK: writing
+
+    /// The position below which an entry staged now can't lie: what pins the journal.
+    package var openPosition: UInt64 { writePosition }
+    /// True when an entry is staged that is not on stable storage yet.
+    package var isDirty: Bool { openEntries > 0 || durableGroup < openGroup }
+    /// True when the last entries are durable but nothing on disk says so.
+    package var needsSeal: Bool { !isDirty && attestedPosition < lastEntryEnd && failure == nil }
+
+    /// The next write to issue, if a slot is free and something waits.
+    ///
+    /// - Parameter sealing: write the open group even when it is empty, to attest what is durable.
+    /// - Returns: the group's number (the caller's token) and the operation for `JournalFile`s.
+    package mutating func nextWrite(
+        now: Instant, sealing: Bool = false
+    ) -> (number: UInt64, operation: StorageOperation)? {
+        guard failure == nil, inFlight < limits.inFlightMax else { return nil }
+        if firstWaiting == openGroup {
+            guard openEntries > 0 || sealing else { return nil }
+            if openEntries == 0 {
+                guard journalFits(entryBytes: 0, reserve: 0), stagingFits(entryBytes: 0) else {
+                    return nil
+                }
+            }
+            guard closeOpenGroup() else { return nil }
+        }
+        let group = slot(firstWaiting)
+        let base = staging.base + group.pointee.memoryOffset
+        JournalGroupHeader(
+            bytes: group.pointee.bytes, entries: Int(UnsafeRawPointer(base).u32(12)),
+            position: group.pointee.position, previousEnd: UnsafeRawPointer(base).u64(24),
+            attested: durablePosition, term: term, wallTime: now.wall.nanoseconds
+        ).encode(at: base, journalID: journalID, seeded: !faults.checksumNotSeeded)
+        group.pointee.state = .inFlight
+        group.pointee.issuedAt = now.monotonic
+        group.pointee.attempts += 1
+        let number = firstWaiting
+        firstWaiting += 1
+        inFlight += 1
+        return (number, operation(of: group))
+    }
+
+    private func operation(of group: UnsafeMutablePointer<Group>) -> StorageOperation {
+        let padded = group.pointee.bytes.roundedUp(to: JournalGeometry.blockBytes)
+        return .write(
+            slot: FileSlot(geometry.file(of: group.pointee.position)),
+            from: UnsafeRawPointer(staging.base + group.pointee.memoryOffset),
+            bytes: padded,
+            position: geometry.offset(of: group.pointee.position),
+            synced: !faults.journalNotSynced)
+    }
+
+    /// What a completion led to.
+    package enum WriteResult {
+        /// `durableGroup` may have moved.
+        case applied
+        /// A short write: the same bytes once more. They are not durable yet, so no durable block is
+        /// rewritten.
+        case again(StorageOperation)
+        /// The journal stops here for good.
+        case failed(StorageFailure)
+    }
+
+    /// Takes the result of group `number`'s write: bytes or a negative errno.
+    package mutating func writeCompleted(
+        number: UInt64, result: Int32, now: MonotonicTime
+    ) -> WriteResult {
+        let group = slot(number)
+        invariant(
+            group.pointee.number == number && group.pointee.state == .inFlight,
+            "completion of group \(number), which is not in flight")
+        let padded = group.pointee.bytes.roundedUp(to: JournalGeometry.blockBytes)
+        if failure != nil {
+            inFlight -= 1
+            return .applied
+        }
+        guard result == padded else {
+            if result >= 0, group.pointee.attempts < 4 {
+                group.pointee.attempts += 1
+                return .again(operation(of: group))
+            }
+            let place =
+                "\(padded) bytes at \(geometry.offset(of: group.pointee.position)) of "
+                + FileName.journal(geometry.file(of: group.pointee.position)).path
+            let failure = StorageFailure(
+                "writing \(place) failed", errno: result < 0 ? -result : 5)
+            self.failure = failure
+            inFlight -= 1
+            return .failed(failure)
+        }
+        inFlight -= 1
+        group.pointee.state = .done
+        latency.record(now.since(group.pointee.issuedAt))
+        bytesWritten += UInt64(padded)
+        writes += 1
+        while firstClosed < firstWaiting, slot(firstClosed).pointee.state == .done {
+            let oldest = slot(firstClosed)
+            let base = UnsafeRawPointer(staging.base + oldest.pointee.memoryOffset)
+            attestedPosition = max(attestedPosition, base.u64(32))
+            durablePosition =
+                oldest.pointee.position
+                + UInt64(oldest.pointee.bytes.roundedUp(to: JournalGeometry.blockBytes))
+            firstClosed += 1
+            durableGroup = max(durableGroup, firstClosed)
+        }
+        if faults.outOfOrderCompletion { durableGroup = max(durableGroup, number + 1) }
+        return .applied
+    }
+
+    /// Frees what lies below `bound`: a durable checkpoint no longer needs it.
+    package mutating func recycle(below bound: UInt64) {
+        invariant(
+            bound >= recycleBound && bound <= durablePosition,
+            "recycle bound \(bound) outside \(recycleBound) ... \(durablePosition)")
+        recycleBound = bound
+    }
+}
+
+/// Ways of being wrong, each switched on by one test to show that some test catches it. All off in
+/// production; see `Tests/SimulationTests/BrokenOnPurposeTests.swift`.
+package struct StorageFaults: Sendable, Equatable {
+    /// Journal writes complete without being on stable storage.
+    package var journalNotSynced = false
+    /// A recycled block's old group verifies at its old place.
+    package var checksumNotSeeded = false
+    /// A completion makes groups before it count as durable.
+    package var outOfOrderCompletion = false
+    /// Confirms leave before their group is durable.
+    package var confirmBeforeSync = false
+    /// Deliveries leave before their batch is committed.
+    package var deliverBeforeSync = false
+    /// Ack replies leave before the cursor is durable.
+    package var ackBeforeSync = false
+    /// Sequences are not rebuilt from the journal.
+    package var sequenceNotPersisted = false
+    /// The scan accepts groups of an older term behind the end of that term.
+    package var oldTermAccepted = false
+    /// The scan drops the last whole group.
+    package var truncationOffByOne = false
+    /// A new checkpoint's or segment's name is not synced.
+    package var directoryNotSynced = false
+    /// Segments are not synced before the checkpoint that relies on them.
+    package var segmentNotSynced = false
+    /// The journal is recycled when a checkpoint is begun, not when it is durable.
+    package var recycleBeforeCheckpoint = false
+    /// The recovered tail is served without being synced first.
+    package var recoveredTailNotSynced = false
+    /// A `memory` partition restarts at its recovered end instead of above its reservation.
+    package var reservationIgnored = false
+    /// A group's cursor is left out of checkpoints.
+    package var cursorNotCheckpointed = false
+    /// A batch at offsets below the partition's end is appended again in replay.
+    package var replayAppendsTwice = false
+
+    package init() {}
+}

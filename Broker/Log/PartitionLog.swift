@@ -1,0 +1,212 @@
+package import BrokerBasics
+internal import WireProtocol
+
+// How it works. New batches go to the newest chunk of the tail. A full chunk is sealed and written
+// behind, in order, to the active segment; several writes of one partition may be in flight. A
+// chunk's memory may be dropped only when its segment is on stable storage; until then the tail is
+// the only place that live readers need.
+//
+//   offsets   start ......... segmentEnd ............ end
+//             | segments      | tail only             |
+//             |        tailStart (older chunks were dropped)
+
+/// One partition's log: the tail in memory and the segments on disk. Pure; owned by its shard.
+package struct PartitionLog {
+    package typealias Chunk = UnsafeMutablePointer<TailChunk>
+
+    package let partition: UInt32
+    package private(set) var startOffset: UInt64
+    package private(set) var endOffset: UInt64
+    package var epoch: UInt32
+    /// Append times never retreat, whatever the wall clock does.
+    package var lastAppendTime: UInt64 = 0
+    /// Bytes of stored batches from start to end.
+    package var bytes: UInt64 = 0
+
+    // The tail, oldest chunk first.
+    package private(set) var oldest: Chunk?
+    package private(set) var newest: Chunk?
+    /// The first chunk that is not handed to a write yet.
+    package private(set) var unwritten: Chunk?
+    private var wasBusy = false
+
+    /// Oldest first; the last one is active unless it is sealed.
+    package var segments: [SegmentInfo] = []
+
+    package init(partition: UInt32, startOffset: UInt64, endOffset: UInt64, epoch: UInt32) {
+        self.partition = partition
+        self.startOffset = startOffset
+        self.endOffset = endOffset
+        self.epoch = epoch
+    }
+
+    /// The first offset that the tail holds; the end when it is empty.
+    @inline(__always)
+    package var tailStart: UInt64 { oldest?.pointee.baseOffset ?? endOffset }
+
+    /// Offsets below it can be read from segments.
+    package var segmentEnd: UInt64 { segments.last?.endOffset ?? startOffset }
+
+    /// Where the log stands after recovery, before the tail is rebuilt.
+    package mutating func restore(endOffset: UInt64) {
+        invariant(oldest == nil, "a tail is rebuilt from its start")
+        self.endOffset = endOffset
+    }
+
+    // MARK: appending
+
+    /// Room for a stored batch of `storedBytes` at the end of the tail, or `nil` when the memory
+    /// budget is used up. `appended` must follow.
+    @inline(__always)
+    package mutating func reserve(
+        storedBytes: Int, pool: inout ChunkPool, now: MonotonicTime
+    ) -> UnsafeMutableRawPointer? {
+        if let chunk = newest, chunk.pointee.state == .open,
+            chunk.pointee.used &+ storedBytes <= chunk.pointee.capacity
+        {
+            return chunk.pointee.memory + chunk.pointee.used
+        }
+        return reserveSlow(storedBytes: storedBytes, pool: &pool, now: now)
+    }
+
+    @inline(never)
+    private mutating func reserveSlow(
+        storedBytes: Int, pool: inout ChunkPool, now: MonotonicTime
+    ) -> UnsafeMutableRawPointer? {
+        if let chunk = newest, chunk.pointee.state == .open {
+            if pool.grow(chunk, toHold: storedBytes) {
+                return chunk.pointee.memory + chunk.pointee.used
+            }
+        }
+        guard
+            let chunk = pool.take(
+                partition: partition, baseOffset: endOffset, batchBytes: storedBytes, busy: wasBusy)
+        else { return nil }
+        chunk.pointee.openedAt = now
+        if let newest {
+            wasBusy = newest.pointee.state == .open
+            if newest.pointee.state == .open { newest.pointee.state = .sealed }
+            newest.pointee.next = chunk
+        } else {
+            oldest = chunk
+        }
+        newest = chunk
+        if unwritten == nil { unwritten = chunk }
+        return chunk.pointee.memory + chunk.pointee.used
+    }
+
+    /// Takes in the batch that was put where `reserve` said.
+    ///
+    /// - Parameter journalPosition: below which the batch does not lie in the journal; `UInt64.max`
+    ///   when it is not there.
+    @inline(__always)
+    package mutating func appended(
+        storedBytes: Int, end: UInt64, appendTime: UInt64, journalPosition: UInt64
+    ) {
+        guard let chunk = newest else { return }
+        invariant(end > endOffset, "partition \(partition): end \(endOffset) can't become \(end)")
+        if chunk.pointee.used == ChunkHeader.byteCount { chunk.pointee.firstTime = appendTime }
+        chunk.pointee.used &+= storedBytes
+        chunk.pointee.endOffset = end
+        chunk.pointee.lastTime = appendTime
+        chunk.pointee.journalPin = min(chunk.pointee.journalPin, journalPosition)
+        endOffset = end
+        lastAppendTime = appendTime
+        bytes &+= UInt64(storedBytes)
+    }
+
+    // MARK: writing behind
+
+    /// True when a chunk waits to be written.
+    @inline(__always)
+    package var hasSealedChunk: Bool {
+        guard let chunk = unwritten else { return false }
+        return chunk.pointee.state == .sealed
+    }
+
+    /// Closes the newest chunk so that it is written, full or not.
+    package mutating func sealNewest() {
+        guard let chunk = newest, chunk.pointee.state == .open,
+            chunk.pointee.used > ChunkHeader.byteCount
+        else { return }
+        chunk.pointee.state = .sealed
+    }
+
+    /// The next sealed chunk, now the caller's to write.
+    package mutating func takeSealed() -> Chunk? {
+        guard let chunk = unwritten, chunk.pointee.state == .sealed else { return nil }
+        chunk.pointee.state = .writing
+        unwritten = chunk.pointee.next
+        return chunk
+    }
+
+    /// Bytes of stored batches that are in segments on stable storage.
+    package var durableBytes: UInt64 {
+        var bytes = bytes
+        var chunk = oldest
+        while let current = chunk {
+            if current.pointee.state != .durable { bytes -= UInt64(current.pointee.batchBytes) }
+            chunk = current.pointee.next
+        }
+        return bytes
+    }
+
+    /// The lowest journal position that the tail still needs; `UInt64.max` when none.
+    package var journalPin: UInt64 {
+        var pin = UInt64.max
+        var chunk = oldest
+        while let current = chunk {
+            if current.pointee.state != .durable { pin = min(pin, current.pointee.journalPin) }
+            chunk = current.pointee.next
+        }
+        return pin
+    }
+
+    /// Bytes of batches that are in no segment yet, if all of them lie in one open chunk: then they
+    /// can be copied forward instead of written.
+    package var openBytesOnly: Int? {
+        guard let chunk = unwritten, chunk.pointee.state == .open, chunk == newest else {
+            return nil
+        }
+        return chunk.pointee.batchBytes
+    }
+
+    /// Gives up the oldest chunk, which is durable.
+    package mutating func dropOldest(pool: inout ChunkPool) {
+        guard let chunk = oldest else { return }
+        invariant(chunk.pointee.state == .durable, "only a durable chunk may leave the tail")
+        oldest = chunk.pointee.next
+        if oldest == nil { newest = nil }
+        pool.give(chunk)
+    }
+
+    /// Gives up the whole tail: the queue is deleted and none of it is being written.
+    package mutating func dropAll(pool: inout ChunkPool) {
+        while let chunk = oldest {
+            oldest = chunk.pointee.next
+            pool.give(chunk)
+        }
+        newest = nil
+        unwritten = nil
+    }
+
+    /// True when a chunk is being written.
+    package var isWriting: Bool {
+        var chunk = oldest
+        while let current = chunk {
+            if current.pointee.state == .writing { return true }
+            chunk = current.pointee.next
+        }
+        return false
+    }
+
+    /// The chunk that holds `offset`, which is in the tail.
+    package func chunk(holding offset: UInt64) -> Chunk? {
+        var chunk = oldest
+        while let current = chunk {
+            if offset < current.pointee.endOffset { return current }
+            chunk = current.pointee.next
+        }
+        return nil
+    }
+}

@@ -1,0 +1,160 @@
+// What the log asks of a disk. The pure side returns these values and is told the result; the
+// loop (io_uring, or a simulated disk) carries them out. Nothing here opens a file.
+
+/// A file of the data directory, by meaning; `path` is where it lies.
+package enum FileName: Hashable, Sendable {
+    /// Who this data directory is, and the shape of its journal.
+    case identity
+    case journal(Int)
+    /// A part of one partition's log. The term makes the name unique: the same base offset written
+    /// again after a crash is another file.
+    case segment(partition: UInt32, baseOffset: UInt64, term: UInt64)
+    case checkpoint(UInt64)
+
+    package var directory: StorageDirectory {
+        switch self {
+        case .identity: .root
+        case .journal: .journal
+        case .segment: .segments
+        case .checkpoint: .checkpoints
+        }
+    }
+
+    /// The name inside `directory`.
+    package var name: String {
+        switch self {
+        case .identity: "millrace.identity"
+        case .journal(let index): Self.padded(UInt64(index), 4) + ".journal"
+        case .segment(let partition, let baseOffset, let term):
+            Self.padded(UInt64(partition), 10) + "-" + Self.padded(baseOffset, 20) + "-"
+                + Self.padded(term, 10) + ".segment"
+        case .checkpoint(let sequence): Self.padded(sequence, 20) + ".checkpoint"
+        }
+    }
+
+    package var path: String {
+        directory == .root ? name : directory.rawValue + "/" + name
+    }
+
+    /// The file that `name` in `directory` is, or `nil` for a name we never give.
+    package init?(directory: StorageDirectory, name: String) {
+        let parts = name.split(separator: ".", omittingEmptySubsequences: false)
+        guard parts.count == 2 else { return nil }
+        let numbers = parts[0].split(separator: "-", omittingEmptySubsequences: false)
+            .map { UInt64($0) }
+        switch (directory, parts[1]) {
+        case (.root, "identity"): self = .identity
+        case (.journal, "journal"):
+            guard numbers.count == 1, let index = numbers[0], index < 10_000 else { return nil }
+            self = .journal(Int(index))
+        case (.segments, "segment"):
+            guard numbers.count == 3, let partition = numbers[0], let base = numbers[1],
+                let term = numbers[2], partition <= UInt64(UInt32.max)
+            else { return nil }
+            self = .segment(partition: UInt32(partition), baseOffset: base, term: term)
+        case (.checkpoints, "checkpoint"):
+            guard numbers.count == 1, let sequence = numbers[0] else { return nil }
+            self = .checkpoint(sequence)
+        default: return nil
+        }
+        guard self.name == name else { return nil }
+    }
+
+    private static func padded(_ number: UInt64, _ width: Int) -> String {
+        let digits = String(number)
+        return String(repeating: "0", count: max(0, width - digits.count)) + digits
+    }
+}
+
+/// The folders of a data directory.
+package enum StorageDirectory: String, Hashable, Sendable, CaseIterable {
+    case root = "."
+    case journal
+    case segments
+    case checkpoints
+}
+
+/// A place in the loop's table of open files, chosen by the machine.
+package typealias FileSlot = Int32
+
+/// One operation on the disk. Memory that it names stays valid and unchanged until its completion.
+package enum StorageOperation {
+    /// Opens, and with `create` makes, a file. Its name is durable after `syncDirectory`.
+    case open(slot: FileSlot, name: FileName, create: Bool)
+    /// Reserves room so that writes need not change the file's size.
+    case allocate(slot: FileSlot, position: UInt64, bytes: UInt64)
+    /// With `synced` the completion means "on stable storage".
+    case write(
+        slot: FileSlot, from: UnsafeRawPointer, bytes: Int, position: UInt64, synced: Bool)
+    case read(slot: FileSlot, into: UnsafeMutableRawPointer, bytes: Int, position: UInt64)
+    /// Everything written to the file before is on stable storage when this completes.
+    case sync(slot: FileSlot)
+    case close(slot: FileSlot)
+    case syncDirectory(StorageDirectory)
+    case remove(FileName)
+}
+
+/// An operation and the number under which its completion comes back.
+package struct StorageRequest {
+    package var token: UInt64
+    package var operation: StorageOperation
+    package init(token: UInt64, operation: StorageOperation) {
+        self.token = token
+        self.operation = operation
+    }
+}
+
+/// Why the log can't go on. `StorageFailure` of a write or sync stops the shard's confirms.
+package struct StorageFailure: Error, Equatable, Sendable, CustomStringConvertible {
+    package var what: String
+    /// A positive errno, or 0 when the failure is not the kernel's.
+    package var errno: Int32
+    package init(_ what: String, errno: Int32 = 0) {
+        self.what = what
+        self.errno = errno
+    }
+    package var description: String { errno == 0 ? what : "\(what) (errno \(errno))" }
+}
+
+/// A disk as recovery sees it: one operation at a time, each done when it returns.
+///
+/// Recovery runs before anybody is served, so it may wait; the simulator's disk implements the same
+/// and can crash in the middle of it.
+package protocol RecoveryStorage: AnyObject {
+    /// Names in a directory; empty when it does not exist.
+    func list(_ directory: StorageDirectory) throws(StorageFailure) -> [String]
+    func makeDirectory(_ directory: StorageDirectory) throws(StorageFailure)
+    /// `nil` when there is no such file.
+    func size(_ file: FileName) throws(StorageFailure) -> UInt64?
+    /// Reads up to `buffer.count` bytes; fewer at the end of the file. `buffer` is aligned to 4,096.
+    func read(
+        _ file: FileName, at position: UInt64, into buffer: UnsafeMutableRawBufferPointer
+    ) throws(StorageFailure) -> Int
+    /// Makes the file when needed. Not durable before `sync`.
+    func write(
+        _ file: FileName, at position: UInt64, _ bytes: UnsafeRawBufferPointer
+    ) throws(StorageFailure)
+    /// Makes a file of `bytes` zeros, written and not only reserved.
+    func makeZeroed(_ file: FileName, bytes: UInt64) throws(StorageFailure)
+    func sync(_ file: FileName) throws(StorageFailure)
+    func syncDirectory(_ directory: StorageDirectory) throws(StorageFailure)
+    func remove(_ file: FileName) throws(StorageFailure)
+}
+
+/// Memory aligned for direct I/O, freed with its owner.
+package struct AlignedMemory: ~Copyable {
+    package static let alignment = 4096
+    package let base: UnsafeMutableRawPointer
+    package let byteCount: Int
+
+    package init(byteCount: Int) {
+        self.byteCount = byteCount
+        base = .allocate(byteCount: max(byteCount, 1), alignment: Self.alignment)
+        base.initializeMemory(as: UInt8.self, repeating: 0, count: byteCount)
+    }
+    deinit { base.deallocate() }
+
+    package var buffer: UnsafeMutableRawBufferPointer {
+        UnsafeMutableRawBufferPointer(start: base, count: byteCount)
+    }
+}
