@@ -50,6 +50,11 @@ let package = Package(
 
         library("LogStorage", "Broker/Log", uses: ["BrokerBasics", "WireProtocol"]),
         library("BrokerCore", "Broker/Core", uses: ["BrokerBasics", "WireProtocol", "LogStorage"]),
+        library(
+            "BrokerShard",
+            "Broker/Shard",
+            uses: ["BrokerBasics", "WireProtocol", "LogStorage", "BrokerCore"]
+        ),
 
         // The kernel starts here.
         .target(

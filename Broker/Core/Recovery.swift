@@ -74,6 +74,8 @@ package struct RecoveredShard: ~Copyable {
     /// Files that nothing refers to: leftovers of a crash.
     package var orphans: [FileName]
     package var report: RecoveryReport
+
+    package consuming func takeState() -> DurableState { state }
 }
 
 package struct Recovery {

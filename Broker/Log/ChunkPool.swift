@@ -35,6 +35,9 @@ package struct TailChunk {
     package var segmentBase: UInt64 = 0
     package var segmentTerm: UInt64 = 0
     package var segmentPosition: UInt64 = 0
+    package var isWriteDone = false
+    /// A checkpoint waits for it to be written.
+    package var isAwaited = false
     package var partition: UInt32
     package var next: UnsafeMutablePointer<TailChunk>?
     /// The next in the shard's list of durable chunks, oldest first.
@@ -42,6 +45,11 @@ package struct TailChunk {
 
     package var bytes: UnsafeRawPointer { UnsafeRawPointer(memory) }
     package var batchBytes: Int { used - ChunkHeader.byteCount }
+    package var header: ChunkHeader {
+        ChunkHeader(
+            bytes: used, baseOffset: baseOffset, endOffset: endOffset, firstTime: firstTime,
+            lastTime: lastTime, position: segmentPosition)
+    }
 }
 
 /// Lends the memory of tails from a fixed budget, in four sizes, so that a partition with one small

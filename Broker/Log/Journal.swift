@@ -219,6 +219,16 @@ package struct Journal: ~Copyable {
         return true
     }
 
+    /// The group of the entry staged last.
+    package var lastStagedGroup: UInt64 { openEntries > 0 || openGroup == 0 ? openGroup : openGroup - 1 }
+
+    /// Ends the open group, so that `openPosition` splits the entries staged before from those after.
+    ///
+    /// - Returns: false when it can't be closed now.
+    package mutating func closeForSnapshot() -> Bool {
+        openEntries == 0 || closeOpenGroup()
+    }
+
     // MARK: writing
 
     /// The position below which an entry staged now can't lie: what pins the journal.

@@ -1,0 +1,451 @@
+internal import BrokerBasics
+internal import BrokerCore
+internal import WireProtocol
+internal import LogStorage
+
+// How it works. A checkpoint lets the journal be recycled. In order: what pins the journal is written
+// behind or copied forward; the segments that were written to are synced, then their names; the
+// state is taken at a group boundary; when the journal is durable up to there, the state goes to a new
+// file, is synced, and its name too; then, and only then, the journal is recycled and the checkpoint
+// before is removed.
+
+/// The shard's checkpoint in the making.
+package struct Checkpointer {
+    package enum Phase: UInt8, Sendable {
+        case idle
+        case flushing
+        case syncing
+        case syncingNames
+        case waitingForJournal
+        case opening
+        case writing
+        case syncingFile
+        case syncingItsName
+    }
+    struct Sync {
+        var partition: Int32
+        var partitionID: UInt32
+        var slot: FileSlot
+        var base: UInt64
+        var term: UInt64
+        var endOffset: UInt64
+        var bytes: UInt64
+        var closes: Bool
+    }
+
+    /// A partition's remainder below this is copied forward in the journal instead of written.
+    static let carryBytesMax = 16 * 1024
+    static let pieceBytes = 1 << 20
+
+    let term: UInt64
+    let termStart: UInt64
+    package private(set) var phase = Phase.idle
+    package var isDue = false
+    package fileprivate(set) var sequence: UInt64
+    var awaitedChunks = 0
+    var removals: [FileName] = []
+    fileprivate var syncs: [Sync] = []
+    fileprivate var syncing: [Sync?] = []
+    fileprivate var syncsLeft = 0
+    fileprivate var requests: [StorageRequest] = []
+    fileprivate var memory: UnsafeMutableRawPointer?
+    fileprivate var memoryBytes = 0
+    fileprivate var writtenBytes = 0
+    fileprivate var slot: FileSlot = -1
+    fileprivate var neededGroup: UInt64 = 0
+    fileprivate var replayFrom: UInt64 = 0
+    fileprivate var takenAt: UInt64 = 0
+    fileprivate var isFinal = false
+    package fileprivate(set) var lastPosition: UInt64
+    fileprivate var lastAt: MonotonicTime
+    package fileprivate(set) var finalIsDone = false
+
+    init(
+        term: UInt64, termStart: UInt64, sequence: UInt64, lastPosition: UInt64,
+        now: MonotonicTime
+    ) {
+        self.term = term
+        self.termStart = termStart
+        self.sequence = sequence
+        self.lastPosition = lastPosition
+        lastAt = now
+    }
+
+    fileprivate mutating func enter(_ next: Phase) { phase = next }
+}
+
+extension ShardMachine {
+    /// Takes the checkpoint a step further when what it waits for has come.
+    mutating func advanceCheckpoint() {
+        guard !hasFailed else { return }
+        switch checkpointer.phase {
+        case .idle:
+            if checkpointIsDue { beginCheckpoint() }
+        case .flushing:
+            if checkpointer.awaitedChunks == 0 { beginSyncs() }
+        case .syncing:
+            if checkpointer.syncsLeft == 0 { syncSegmentNames() }
+        case .waitingForJournal:
+            if journal.durableGroup >= checkpointer.neededGroup { openCheckpoint() }
+        case .syncingNames, .opening, .writing, .syncingFile, .syncingItsName: break
+        }
+    }
+
+    private var checkpointIsDue: Bool {
+        if stage == .starting { return true }
+        if stage == .stopped { return false }
+        if stage == .stopping { return stopMayFinish && !checkpointer.finalIsDone }
+        if checkpointer.isDue { return true }
+        let grown = journal.openPosition - checkpointer.lastPosition
+        if grown > journal.geometry.capacity / 8 { return true }
+        if writeBehind.unsyncedBytes > 64 << 20 { return true }
+        return (grown > 0 || writeBehind.unsyncedBytes > 0)
+            && now.monotonic.since(checkpointer.lastAt) > limits.checkpointAfterNanoseconds
+    }
+
+    private mutating func beginCheckpoint() {
+        checkpointer.isDue = false
+        checkpointer.awaitedChunks = 0
+        checkpointer.isFinal = stage == .stopping
+        if stage != .starting { unpin() }
+        checkpointer.enter(.flushing)
+        advanceCheckpoint()
+    }
+
+    /// Gets everything that lies far back in the journal out of it.
+    private mutating func unpin() {
+        let window = journal.geometry.capacity / 8
+        let position = journal.openPosition
+        let bound = position > window ? position - window : 0
+        for place in 0 ..< state.partitions.limit {
+            let index = Int32(place)
+            guard state.partitions.contains(index) else { continue }
+            let partition = state.partitions[index]
+            guard !partition.pointee.isDeleted, partition.pointee.log.oldest != nil else { continue }
+            if checkpointer.isFinal {
+                partition.pointee.log.sealNewest()
+            } else if partition.pointee.log.journalPin < bound {
+                if let bytes = partition.pointee.log.openBytesOnly,
+                    bytes <= Checkpointer.carryBytesMax, carryForward(index, partition)
+                {
+                    // Its pin is now at the front of the journal.
+                } else {
+                    partition.pointee.log.sealNewest()
+                }
+            }
+            queueForWriting(index)
+            var chunk = partition.pointee.log.oldest
+            while let current = chunk {
+                let isPending = current.pointee.state == .sealed || current.pointee.state == .writing
+                if isPending, checkpointer.isFinal || current.pointee.journalPin < bound {
+                    current.pointee.isAwaited = true
+                    checkpointer.awaitedChunks += 1
+                }
+                chunk = current.pointee.next
+            }
+        }
+    }
+
+    /// Copies a quiet partition's few unwritten batches to the front of the journal, all of them, so
+    /// that in replay they come in order. A block that holds durable data is never rewritten.
+    private mutating func carryForward(
+        _ index: Int32, _ partition: UnsafeMutablePointer<Partition>
+    ) -> Bool {
+        guard let chunk = partition.pointee.log.unwritten else { return false }
+        let position = journal.openPosition
+        var at = ChunkHeader.byteCount
+        while at < chunk.pointee.used {
+            let batch = chunk.pointee.bytes + at
+            let bytes = StoredBatch.bytes(at: batch)
+            guard
+                let room = journal.stage(
+                    .batch, flags: JournalEntry.carriedFlag, object: partition.pointee.id,
+                    payloadBytes: bytes, reserve: 0)
+            else { return false }
+            room.copyMemory(from: batch, byteCount: bytes)
+            at += bytes
+            counters.carriedBatches += 1
+        }
+        chunk.pointee.journalPin = position
+        return true
+    }
+
+    private mutating func beginSyncs() {
+        checkpointer.syncs = writeBehind.rolled.compactMap { rolled in
+            guard let index = state.index(ofPartition: rolled.partitionID) else {
+                // Deleted in between: close it, its file is removed.
+                return Checkpointer.Sync(
+                    partition: -1, partitionID: rolled.partitionID, slot: rolled.slot, base: 0,
+                    term: 0, endOffset: 0, bytes: 0, closes: true)
+            }
+            let segment = state.partitions[index].pointee.log.segments.first {
+                $0.baseOffset == rolled.base && $0.term == rolled.term
+            }
+            return Checkpointer.Sync(
+                partition: index, partitionID: rolled.partitionID, slot: rolled.slot,
+                base: rolled.base, term: rolled.term, endOffset: segment?.endOffset ?? 0,
+                bytes: segment?.bytes ?? 0, closes: true)
+        }
+        writeBehind.rolled = []
+        writeBehind.unsyncedBytes = 0
+        for place in 0 ..< state.partitions.limit {
+            let index = Int32(place)
+            guard state.partitions.contains(index) else { continue }
+            let partition = state.partitions[index]
+            guard partition.pointee.file.isUnsynced, !partition.pointee.isDeleted,
+                partition.pointee.file.state == .ready,
+                let segment = partition.pointee.log.segments.last
+            else { continue }
+            // What is in flight now is synced by the next checkpoint.
+            partition.pointee.file.isUnsynced = partition.pointee.file.writesInFlight > 0
+            checkpointer.syncs.append(
+                Checkpointer.Sync(
+                    partition: index, partitionID: partition.pointee.id,
+                    slot: partition.pointee.file.slot, base: segment.baseOffset,
+                    term: segment.term, endOffset: segment.endOffset, bytes: segment.bytes,
+                    closes: false))
+            // Until this one is done, nothing closes the file.
+            partition.pointee.file.writesInFlight += 1
+        }
+        checkpointer.syncsLeft = checkpointer.syncs.count
+        checkpointer.syncing = []
+        checkpointer.enter(.syncing)
+        if faults.segmentNotSynced {
+            for sync in checkpointer.syncs { synced(sync) }
+            checkpointer.syncs = []
+            checkpointer.syncsLeft = 0
+        }
+        if checkpointer.syncsLeft == 0 { syncSegmentNames() }
+    }
+
+    /// A segment is on stable storage up to what the sync covered.
+    private mutating func synced(_ sync: Checkpointer.Sync) {
+        if sync.closes { writeBehind.closes.append(sync.slot) }
+        guard sync.partition >= 0, state.partitions.contains(sync.partition),
+            state.partitions[sync.partition].pointee.id == sync.partitionID
+        else { return }
+        let partition = state.partitions[sync.partition]
+        if !sync.closes { partition.pointee.file.writesInFlight -= 1 }
+        guard
+            let place = partition.pointee.log.segments.lastIndex(where: {
+                $0.baseOffset == sync.base && $0.term == sync.term
+            })
+        else { return }
+        partition.pointee.log.segments[place].syncedEndOffset = sync.endOffset
+        partition.pointee.log.segments[place].syncedBytes = sync.bytes
+        var chunk = partition.pointee.log.oldest
+        while let current = chunk {
+            chunk = current.pointee.next
+            if current.pointee.state == .durable { continue }
+            guard current.pointee.state == .written, current.pointee.endOffset <= sync.endOffset
+            else { break }
+            current.pointee.state = .durable
+            if !partition.pointee.isDeleted { writeBehind.listDurable(current) }
+        }
+    }
+
+    private mutating func syncSegmentNames() {
+        guard writeBehind.needsDirectorySync, !faults.directoryNotSynced else {
+            return takeSnapshot()
+        }
+        writeBehind.needsDirectorySync = false
+        checkpointer.enter(.syncingNames)
+        checkpointer.requests.append(
+            StorageRequest(
+                token: Token.make(.syncDirectory, 0), operation: .syncDirectory(.segments)))
+    }
+
+    private mutating func takeSnapshot() {
+        guard journal.closeForSnapshot() else {
+            checkpointer.enter(.syncing)
+            return
+        }
+        let position = journal.openPosition
+        var replayFrom = position
+        for place in 0 ..< state.partitions.limit {
+            let index = Int32(place)
+            guard state.partitions.contains(index), !state.partitions[index].pointee.isDeleted
+            else { continue }
+            let partition = state.partitions[index]
+            replayFrom = min(replayFrom, partition.pointee.log.journalPin)
+            // A quiet `memory` partition gives its reservation back: a crash then takes nothing.
+            let end = partition.pointee.log.endOffset
+            if partition.pointee.level == .memory,
+                partition.pointee.log.segments.last?.syncedEndOffset ?? 0 == end,
+                partition.pointee.reservedEnd == partition.pointee.reservingEnd
+            {
+                partition.pointee.reservedEnd = end
+                partition.pointee.reservingEnd = end
+            }
+        }
+        let payload = state.snapshot(
+            at: DurableState.Position(
+                term: checkpointer.term, termStart: checkpointer.termStart, journal: position,
+                replayFrom: replayFrom,
+                wallTime: max(now.wall.nanoseconds, writeBehind.lastWall),
+                isClean: checkpointer.isFinal),
+            faults: faults)
+        checkpointer.sequence += 1
+        let file = CheckpointFile.encode(payload: payload, sequence: checkpointer.sequence)
+        checkpointer.memoryBytes = file.byteCount
+        let memory = UnsafeMutableRawPointer.allocate(
+            byteCount: file.byteCount, alignment: AlignedMemory.alignment)
+        memory.copyMemory(from: file.base, byteCount: file.byteCount)
+        checkpointer.memory = memory
+        checkpointer.writtenBytes = 0
+        checkpointer.neededGroup = journal.openGroup
+        checkpointer.replayFrom = replayFrom
+        checkpointer.takenAt = position
+        checkpointer.enter(.waitingForJournal)
+        if faults.recycleBeforeCheckpoint, replayFrom <= journal.durablePosition {
+            journal.recycle(below: max(replayFrom, journal.recycleBound))
+        }
+        advanceCheckpoint()
+    }
+
+    private mutating func openCheckpoint() {
+        guard let slot = writeBehind.freeSlots.popLast() else {
+            closeIdleFiles()
+            return
+        }
+        checkpointer.slot = slot
+        checkpointer.enter(.opening)
+        checkpointer.requests.append(
+            StorageRequest(
+                token: Token.make(.checkpoint, 0),
+                operation: .open(
+                    slot: slot, name: .checkpoint(checkpointer.sequence), create: true)))
+    }
+
+    mutating func emitCheckpoint(into effects: inout EffectBuffer) {
+        while !effects.isFull, checkpointer.phase == .syncing,
+            checkpointer.syncing.count - (checkpointer.syncing.filter { $0 == nil }).count
+                < limits.syncsMax,
+            let sync = checkpointer.syncs.popLast()
+        {
+            checkpointer.syncing.append(sync)
+            effects.append(
+                .storage(
+                    StorageRequest(
+                        token: Token.make(.sync, UInt64(checkpointer.syncing.count - 1)),
+                        operation: .sync(slot: sync.slot))))
+        }
+        while !effects.isFull, !checkpointer.requests.isEmpty {
+            effects.append(.storage(checkpointer.requests.removeFirst()))
+        }
+        // What nothing refers to any more, a few at a time.
+        var removals = 0
+        while stage != .starting, !effects.isFull, removals < 4,
+            let name = checkpointer.removals.popLast()
+        {
+            removals += 1
+            effects.append(
+                .storage(
+                    StorageRequest(token: Token.make(.ignored, 0), operation: .remove(name))))
+        }
+    }
+
+    mutating func checkpointCompleted(token: UInt64, result: Int32) {
+        guard result >= 0 else {
+            return storageFailed(
+                StorageFailure(
+                    "checkpoint \(checkpointer.sequence), \(checkpointer.phase)", errno: -result))
+        }
+        switch Token.kind(token) {
+        case .sync:
+            let place = Int(Token.value(token))
+            guard place < checkpointer.syncing.count, let sync = checkpointer.syncing[place] else {
+                return
+            }
+            checkpointer.syncing[place] = nil
+            checkpointer.syncsLeft -= 1
+            synced(sync)
+        case .syncDirectory:
+            takeSnapshot()
+        default:
+            checkpointStep(result)
+        }
+    }
+
+    private mutating func checkpointStep(_ result: Int32) {
+        let token = Token.make(.checkpoint, 0)
+        switch checkpointer.phase {
+        case .opening, .writing:
+            if checkpointer.phase == .writing { checkpointer.writtenBytes += Int(result) }
+            checkpointer.enter(.writing)
+            let left = checkpointer.memoryBytes - checkpointer.writtenBytes
+            guard left > 0, let memory = checkpointer.memory else {
+                checkpointer.enter(.syncingFile)
+                checkpointer.requests.append(
+                    StorageRequest(token: token, operation: .sync(slot: checkpointer.slot)))
+                return
+            }
+            guard checkpointer.writtenBytes % JournalGeometry.blockBytes == 0 else {
+                return storageFailed(
+                    StorageFailure("checkpoint \(checkpointer.sequence): a short write", errno: 5))
+            }
+            checkpointer.requests.append(
+                StorageRequest(
+                    token: token,
+                    operation: .write(
+                        slot: checkpointer.slot,
+                        from: UnsafeRawPointer(memory) + checkpointer.writtenBytes,
+                        bytes: min(left, Checkpointer.pieceBytes),
+                        position: UInt64(checkpointer.writtenBytes), synced: false)))
+        case .syncingFile:
+            writeBehind.closes.append(checkpointer.slot)
+            checkpointer.memory?.deallocate()
+            checkpointer.memory = nil
+            if faults.directoryNotSynced { return checkpointDone() }
+            checkpointer.enter(.syncingItsName)
+            checkpointer.requests.append(
+                StorageRequest(token: token, operation: .syncDirectory(.checkpoints)))
+        case .syncingItsName: checkpointDone()
+        case .idle, .flushing, .syncing, .syncingNames, .waitingForJournal: break
+        }
+    }
+
+    private mutating func checkpointDone() {
+        counters.checkpoints += 1
+        counters.checkpointBytes += UInt64(checkpointer.memoryBytes)
+        if checkpointer.replayFrom > journal.recycleBound {
+            journal.recycle(below: checkpointer.replayFrom)
+        }
+        checkpointer.lastPosition = checkpointer.takenAt
+        checkpointer.lastAt = now.monotonic
+        if checkpointer.sequence > 1 {
+            checkpointer.removals.append(.checkpoint(checkpointer.sequence - 1))
+        }
+        checkpointer.enter(.idle)
+        if checkpointer.isFinal { checkpointer.finalIsDone = true }
+        if stage == .starting { stage = .ready }
+        wakesParked = true
+    }
+
+    // MARK: the end
+
+    /// Begins an orderly stop: no new work; what is promised is brought to disk.
+    package mutating func beginStop() {
+        guard stage == .ready || stage == .starting else { return }
+        stage = .stopping
+        stopDeadline = now.monotonic + .seconds(5)
+        for index in connections.indices where connections[index].pointee.state == .ready {
+            let refusal = Refusal(
+                errorClass: StatusCode.shuttingDown.errorClass.rawValue,
+                message: "the server is stopping")
+            push(.goodbye, stream: 0, status: .shuttingDown, refusal, to: index)
+        }
+    }
+
+    /// True when every promised answer is out, or the time for it is over.
+    private var stopMayFinish: Bool {
+        (waitingList.isEmpty && immediateList.isEmpty && !journal.isDirty && sendList.isEmpty)
+            || now.monotonic >= stopDeadline
+    }
+
+    mutating func advanceStop() {
+        guard stage == .stopping, checkpointer.finalIsDone || hasFailed else { return }
+        stage = .stopped
+        for index in connections.indices { close(index, reason: .stopping) }
+    }
+}

@@ -1,0 +1,110 @@
+package import BrokerBasics
+internal import WireProtocol
+
+/// One client's connection as the machine sees it: protocol state, what came and is not worked on,
+/// what waits to be sent. Lives at a fixed address in the shard's pool.
+package struct Connection {
+    package enum State: UInt8 {
+        /// Connected; only HELLO and PING are answered.
+        case fresh
+        case ready
+        /// What is buffered goes out, then it closes.
+        case draining
+        /// Closing: input is ignored.
+        case closed
+    }
+
+    package var state = State.fresh
+    /// Tells this connection from an earlier one in the same slot.
+    package let generation: UInt32
+    package let openedAt: MonotonicTime
+    package var peer: String
+    package var clientName = ""
+    package var frameBytesMax: UInt32
+
+    // Input that is not worked on yet: the front of a frame, or all that came while parked.
+    package var input: UnsafeMutableRawPointer?
+    package var inputCapacity = 0
+    package var inputCount = 0
+    /// When the oldest byte of `input` came.
+    package var inputSince = MonotonicTime.zero
+    /// The next frame waits for room in journal, tail or send buffer.
+    package var isParked = false
+    package var isReceivePaused = false
+    package var needsResume = false
+    package var needsPause = false
+
+    package var send = SendBuffer()
+    package var isSendListed = false
+    /// A reader of this connection waits for room in the send buffer.
+    package var isDispatchBlocked = false
+    package var isDispatchListed = false
+
+    /// Answers that may leave at the end of the cycle.
+    package var immediate = ConfirmQueue()
+    package var isImmediateListed = false
+    /// Answers that wait for the journal.
+    package var waiting = ConfirmQueue()
+    package var isWaitingListed = false
+
+    package var firstSubscription: Int32 = -1
+    package var subscriptionCount = 0
+    package var isCloseEmitted = false
+
+    package var receivedBytes: UInt64 = 0
+    package var sentBytes: UInt64 = 0
+
+    package init(
+        generation: UInt32, openedAt: MonotonicTime, peer: String, frameBytesMax: UInt32
+    ) {
+        self.generation = generation
+        self.openedAt = openedAt
+        self.peer = peer
+        self.frameBytesMax = frameBytesMax
+    }
+
+    /// Keeps bytes for later.
+    package mutating func keep(_ bytes: UnsafeRawPointer, count: Int, now: MonotonicTime) {
+        guard count > 0 else { return }
+        if inputCount == 0 { inputSince = now }
+        let needed = inputCount + count
+        if needed > inputCapacity {
+            var capacity = max(4096, inputCapacity)
+            while capacity < needed { capacity *= 2 }
+            let larger = UnsafeMutableRawPointer.allocate(byteCount: capacity, alignment: 64)
+            if let input {
+                larger.copyMemory(from: input, byteCount: inputCount)
+                input.deallocate()
+            }
+            input = larger
+            inputCapacity = capacity
+        }
+        if let input { (input + inputCount).copyMemory(from: bytes, byteCount: count) }
+        inputCount = needed
+    }
+
+    /// Drops the first `count` bytes of the kept input; a large buffer is not kept empty.
+    package mutating func consumed(_ count: Int, now: MonotonicTime) {
+        guard let input else { return }
+        inputCount -= count
+        if inputCount > 0 {
+            if count > 0 {
+                input.copyMemory(from: input + count, byteCount: inputCount)
+                inputSince = now
+            }
+        } else if inputCapacity > 64 * 1024 {
+            input.deallocate()
+            self.input = nil
+            inputCapacity = 0
+        }
+    }
+
+    package mutating func release() {
+        input?.deallocate()
+        input = nil
+        inputCapacity = 0
+        inputCount = 0
+        immediate.release()
+        waiting.release()
+    }
+}

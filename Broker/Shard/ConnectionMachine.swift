@@ -1,0 +1,354 @@
+internal import BrokerBasics
+internal import BrokerCore
+internal import LogStorage
+internal import WireProtocol
+
+/// What became of one frame.
+enum Outcome {
+    case done
+    /// No room for it now: the frame stays, and with it all behind it.
+    case park
+    /// The connection is closing; nothing more of it is worked on.
+    case closed
+}
+
+// A connection's bytes become frames, and a frame goes to its handler.
+extension ShardMachine {
+    /// Bytes that came on a connection; they are taken in whole, now or by keeping a copy.
+    package mutating func received(_ index: Int32, _ bytes: UnsafeRawPointer, count: Int) {
+        guard connections.contains(index) else { return }
+        let connection = connections[index]
+        guard connection.pointee.state != .closed, connection.pointee.state != .draining else {
+            return
+        }
+        connection.pointee.receivedBytes &+= UInt64(count)
+        counters.receivedBytes &+= UInt64(count)
+        if connection.pointee.isParked {
+            keep(index, connection, bytes, count)
+            return
+        }
+        var base = bytes
+        var left = count
+        while connection.pointee.inputCount > 0, left > 0 {
+            guard let taken = completeKeptFrame(index, connection, base, left) else { return }
+            base += taken
+            left -= taken
+            if connection.pointee.isParked {
+                keep(index, connection, base, left)
+                return
+            }
+        }
+        guard left > 0 else { return }
+        let used = consume(index, connection, base, left)
+        guard connection.pointee.state != .closed, connection.pointee.state != .draining else {
+            return
+        }
+        keep(index, connection, base + used, left - used)
+    }
+
+    /// Adds to a frame that came in part, and works on it once it is whole.
+    ///
+    /// - Returns: the bytes taken, or `nil` when the connection is closing.
+    private mutating func completeKeptFrame(
+        _ index: Int32, _ connection: UnsafeMutablePointer<Connection>, _ base: UnsafeRawPointer,
+        _ left: Int
+    ) -> Int? {
+        var taken = 0
+        if connection.pointee.inputCount < 4 {
+            taken = min(left, 4 - connection.pointee.inputCount)
+            connection.pointee.keep(base, count: taken, now: now.monotonic)
+            guard connection.pointee.inputCount >= 4 else { return taken }
+        }
+        guard let input = connection.pointee.input else { return taken }
+        let frameBytes: Int
+        do throws(FrameError) {
+            frameBytes =
+                try FrameHeader.frameBytes(
+                    UnsafeRawPointer(input), available: connection.pointee.inputCount,
+                    frameBytesMax: connection.pointee.frameBytesMax) ?? 0
+        } catch {
+            protocolError(index, error)
+            return nil
+        }
+        let more = min(left - taken, frameBytes - connection.pointee.inputCount)
+        connection.pointee.keep(base + taken, count: more, now: now.monotonic)
+        taken += more
+        guard connection.pointee.inputCount == frameBytes, let whole = connection.pointee.input
+        else { return taken }
+        let used = consume(index, connection, UnsafeRawPointer(whole), frameBytes)
+        guard connection.pointee.state != .closed, connection.pointee.state != .draining else {
+            return nil
+        }
+        connection.pointee.consumed(used, now: now.monotonic)
+        return taken
+    }
+
+    private mutating func keep(
+        _ index: Int32, _ connection: UnsafeMutablePointer<Connection>, _ bytes: UnsafeRawPointer,
+        _ count: Int
+    ) {
+        guard count > 0 else { return }
+        guard connection.pointee.inputCount + count <= limits.inputBytesMax else {
+            close(index, reason: .overflow)
+            return
+        }
+        connection.pointee.keep(bytes, count: count, now: now.monotonic)
+    }
+
+    /// Works on the whole frames at `base`.
+    ///
+    /// - Returns: the bytes of the frames that are done with.
+    private mutating func consume(
+        _ index: Int32, _ connection: UnsafeMutablePointer<Connection>, _ base: UnsafeRawPointer,
+        _ count: Int
+    ) -> Int {
+        var at = 0
+        while count - at >= 4 {
+            let frame = base + at
+            let header: FrameHeader
+            let frameBytes: Int
+            do throws(FrameError) {
+                guard
+                    let bytes = try FrameHeader.frameBytes(
+                        frame, available: count - at,
+                        frameBytesMax: connection.pointee.frameBytesMax)
+                else { return at }
+                guard bytes <= count - at else { return at }
+                header = try FrameHeader.decode(frame)
+                frameBytes = bytes
+            } catch {
+                protocolError(index, error)
+                return count
+            }
+            let outcome =
+                header.opcode == Opcode.publish.rawValue && connection.pointee.state == .ready
+                ? publish(index, connection, header, frame)
+                : handle(index, connection, header, frame)
+            switch outcome {
+            case .done:
+                counters.frames &+= 1
+                at += frameBytes
+            case .park:
+                park(index, connection)
+                return at
+            case .closed:
+                return count
+            }
+        }
+        return at
+    }
+
+    private mutating func park(_ index: Int32, _ connection: UnsafeMutablePointer<Connection>) {
+        guard !connection.pointee.isParked else { return }
+        counters.parks &+= 1
+        connection.pointee.isParked = true
+        connection.pointee.needsPause = true
+        connection.pointee.needsResume = false
+        parkedList.append(index)
+        flowList.append(index)
+    }
+
+    /// Tries what was parked again, each connection once, the longest waiting first.
+    mutating func resumeParked() {
+        for _ in 0 ..< parkedList.count {
+            guard let index = parkedList.first else { return }
+            parkedList.removeFirst()
+            guard connections.contains(index) else { continue }
+            let connection = connections[index]
+            guard connection.pointee.isParked, connection.pointee.state != .closed,
+                let input = connection.pointee.input
+            else { continue }
+            connection.pointee.isParked = false
+            let used = consume(
+                index, connection, UnsafeRawPointer(input), connection.pointee.inputCount)
+            guard connection.pointee.state != .closed, connection.pointee.state != .draining else {
+                continue
+            }
+            connection.pointee.consumed(used, now: now.monotonic)
+            if !connection.pointee.isParked {
+                connection.pointee.needsResume = true
+                connection.pointee.needsPause = false
+                flowList.append(index)
+            }
+        }
+    }
+
+    /// One place that names every opcode; each has a file in `Handlers`.
+    private mutating func handle(
+        _ index: Int32, _ connection: UnsafeMutablePointer<Connection>, _ header: FrameHeader,
+        _ frame: UnsafeRawPointer
+    ) -> Outcome {
+        let tlvs = UnsafeRawBufferPointer(
+            start: frame + FrameHeader.byteCount, count: Int(header.tlvBytes))
+        let body = UnsafeRawBufferPointer(
+            start: frame + FrameHeader.byteCount + Int(header.tlvBytes),
+            count: header.bodyBytes - Int(header.tlvBytes))
+        // A reply to a control request must fit behind what waits: else the request waits.
+        guard connection.pointee.send.free(pool: sendPool) >= 4096 || connection.pointee.send.isEmpty
+        else { return .park }
+        let request = Request(connection: index, header: header, body: body)
+        let fields = OptionalFields.check(tlvs)
+        guard fields == .ok else {
+            return refuse(request, fields, "the frame's optional fields: \(fields.name)")
+        }
+        if header.argument != 0, isPastDeadline(connection, header) {
+            return refuse(
+                request, .deadlineExceeded,
+                "the deadline of \(header.argument) µs passed before the request was worked on")
+        }
+        guard let opcode = Opcode(rawValue: header.opcode), !header.isReply else {
+            return refuse(request, .unknownOpcode, "opcode \(header.opcode) is not a request")
+        }
+        guard connection.pointee.state == .ready || opcode == .hello || opcode == .ping else {
+            _ = refuse(request, .helloExpected, "the first frame must be HELLO")
+            drain(index)
+            return .closed
+        }
+        switch opcode {
+        case .hello: return hello(request)
+        case .ping: return reply(request, Empty())
+        case .queueCreate: return queueCreate(request)
+        case .queueAlter: return queueAlter(request)
+        case .queueDelete: return queueDelete(request)
+        case .queueDescribe: return queueDescribe(request)
+        case .queueList: return queueList(request)
+        case .producerOpen: return producerOpen(request)
+        case .subscribe: return subscribe(request)
+        case .unsubscribe: return unsubscribe(request)
+        case .credit: return credit(request)
+        case .ack: return ack(request)
+        case .groupDescribe: return groupDescribe(request)
+        case .groupList: return groupList(request)
+        case .serverDescribe: return serverDescribe(request)
+        case .goodbye, .publish, .confirm, .deliver, .assignment, .ended, .error:
+            return refuse(request, .unknownOpcode, "\(opcode) is not a request")
+        }
+    }
+
+    /// The deadline counts from the arrival of the oldest byte that waits with the frame.
+    @inline(__always)
+    func isPastDeadline(
+        _ connection: UnsafeMutablePointer<Connection>, _ header: FrameHeader
+    ) -> Bool {
+        guard connection.pointee.inputCount > 0 else { return false }
+        return now.monotonic.since(connection.pointee.inputSince)
+            > .microseconds(UInt64(header.argument))
+    }
+
+    // MARK: answers to control requests
+
+    struct Request {
+        var connection: Int32
+        var header: FrameHeader
+        var body: UnsafeRawBufferPointer
+    }
+
+    /// Replies when every change so far is durable: nobody sees what a crash can take back.
+    mutating func reply(_ request: Request, _ message: some WireMessage) -> Outcome {
+        let frame = FrameHeader(
+            opcode: Opcode(rawValue: request.header.opcode) ?? .error,
+            flags: FrameHeader.replyFlag, correlation: request.header.correlation,
+            stream: request.header.stream
+        ).frame(body: message.encoded)
+        guard frame.count <= Int(connections[request.connection].pointee.frameBytesMax) else {
+            return refuse(
+                request, .frameTooLarge,
+                "the reply has \(frame.count) bytes; ask for less, or agree on larger frames")
+        }
+        if let group = lastChangeGroup, group >= journal.durableGroup, !faults.confirmBeforeSync {
+            deferred.append(
+                DeferredReply(
+                    group: group, connection: request.connection,
+                    generation: connections[request.connection].pointee.generation, frame: frame))
+            return .done
+        }
+        return write(frame, to: request.connection) ? .done : .park
+    }
+
+    mutating func deliver(deferredReply reply: DeferredReply) -> Bool {
+        guard connections.contains(reply.connection),
+            connections[reply.connection].pointee.generation == reply.generation,
+            connections[reply.connection].pointee.state != .closed
+        else { return true }
+        return write(reply.frame, to: reply.connection)
+    }
+
+    /// Refuses a request with a sentence; the connection lives.
+    mutating func refuse(
+        _ request: Request, _ status: StatusCode, _ message: String,
+        retryAfterMilliseconds: UInt32 = 0
+    ) -> Outcome {
+        counters.refusals &+= 1
+        let refusal = Refusal(
+            errorClass: status.errorClass.rawValue,
+            retryAfterMilliseconds: retryAfterMilliseconds, message: message)
+        let frame = FrameHeader(
+            opcode: .error, flags: FrameHeader.replyFlag | FrameHeader.errorFlag,
+            correlation: request.header.correlation, stream: request.header.stream,
+            status: status
+        ).frame(body: refusal.encoded)
+        return write(frame, to: request.connection) ? .done : .park
+    }
+
+    /// Tells a client something that it did not ask.
+    @discardableResult
+    mutating func push(
+        _ opcode: Opcode, stream: UInt32, status: StatusCode = .ok, _ message: some WireMessage,
+        to index: Int32
+    ) -> Bool {
+        let frame = FrameHeader(
+            opcode: opcode, flags: FrameHeader.pushFlag, stream: stream, status: status
+        ).frame(body: message.encoded)
+        if write(frame, to: index) { return true }
+        // No room: it goes out in order behind what waits, as a reply that depends on nothing.
+        deferred.append(
+            DeferredReply(
+                group: 0, connection: index, generation: connections[index].pointee.generation,
+                frame: frame))
+        return false
+    }
+
+    private mutating func write(_ frame: [UInt8], to index: Int32) -> Bool {
+        let connection = connections[index]
+        guard let room = connection.pointee.send.reserve(frame.count, pool: &sendPool) else {
+            return false
+        }
+        frame.withUnsafeBytes { bytes in
+            UnsafeMutableRawBufferPointer(start: room, count: frame.count).copyMemory(from: bytes)
+        }
+        connection.pointee.send.commit(frame.count)
+        listForSending(index)
+        return true
+    }
+
+    // MARK: the end of a connection
+
+    /// The peer broke the protocol: it is told, and the connection closes.
+    mutating func protocolError(_ index: Int32, _ error: FrameError) {
+        counters.badFrames &+= 1
+        events.append(.badFrame(peer: connections[index].pointee.peer, what: "\(error)"))
+        let status = error.status
+        let refusal = Refusal(
+            errorClass: status.errorClass.rawValue, message: "not a frame of this protocol: \(error)")
+        push(.error, stream: 0, status: status, refusal, to: index)
+        drain(index)
+    }
+
+    /// Lets out what is buffered, then closes.
+    mutating func drain(_ index: Int32) {
+        let connection = connections[index]
+        guard connection.pointee.state != .closed else { return }
+        connection.pointee.state = .draining
+        dropSubscriptions(of: index)
+        if connection.pointee.send.isEmpty { close(index, reason: .drained) }
+    }
+
+    mutating func close(_ index: Int32, reason: CloseReason) {
+        let connection = connections[index]
+        guard connection.pointee.state != .closed else { return }
+        connection.pointee.state = .closed
+        counters.connectionsClosed += 1
+        dropSubscriptions(of: index)
+        closeList.append(index)
+    }
+}

@@ -1,0 +1,289 @@
+internal import BrokerBasics
+internal import BrokerCore
+internal import LogStorage
+internal import WireProtocol
+
+// The hottest path: a publish is judged, stamped, put into the tail and the journal, and noted for
+// its confirm. Either all of it happens or the frame parks and nothing did.
+extension ShardMachine {
+    @inline(__always)
+    mutating func publish(
+        _ connectionIndex: Int32, _ connection: UnsafeMutablePointer<Connection>,
+        _ header: FrameHeader, _ frame: UnsafeRawPointer
+    ) -> Outcome {
+        let tlvBytes = Int(header.tlvBytes)
+        let batch = frame + (FrameHeader.byteCount &+ tlvBytes)
+        let batchBytes = header.bodyBytes &- tlvBytes
+        guard let index = state.index(ofPartition: header.stream) else {
+            return refusePublish(
+                connectionIndex, header, .partitionNotFound, "no partition \(header.stream)")
+        }
+        let status = BatchHeader.check(batch, count: batchBytes)
+        guard status == .ok, header.argument == 0, tlvBytes == 0, stage == .ready, !hasFailed else {
+            return publishSpecial(
+                connectionIndex, connection, header, frame, batchStatus: status)
+        }
+        return append(connectionIndex, connection, header, batch, batchBytes, index)
+    }
+
+    /// What is rare: optional fields, a deadline, a batch that is refused, a server that stops.
+    @inline(never)
+    private mutating func publishSpecial(
+        _ connectionIndex: Int32, _ connection: UnsafeMutablePointer<Connection>,
+        _ header: FrameHeader, _ frame: UnsafeRawPointer, batchStatus: StatusCode
+    ) -> Outcome {
+        let tlvBytes = Int(header.tlvBytes)
+        let fields = OptionalFields.check(
+            UnsafeRawBufferPointer(start: frame + FrameHeader.byteCount, count: tlvBytes))
+        guard fields == .ok else {
+            return refusePublish(
+                connectionIndex, header, fields, "the frame's optional fields: \(fields.name)")
+        }
+        guard batchStatus == .ok else {
+            return refusePublish(
+                connectionIndex, header, batchStatus,
+                "the batch of \(header.bodyBytes - tlvBytes) bytes: \(batchStatus.name)")
+        }
+        guard stage == .ready else {
+            return refusePublish(
+                connectionIndex, header, .shuttingDown, "the server is stopping; nothing was stored")
+        }
+        if let failure = counters.storageFailure {
+            return refusePublish(
+                connectionIndex, header, .storageFailed,
+                "this shard stopped confirming: \(failure)")
+        }
+        if header.argument != 0, isPastDeadline(connection, header) {
+            return refusePublish(
+                connectionIndex, header, .deadlineExceeded,
+                "the deadline of \(header.argument) µs passed; nothing was stored")
+        }
+        guard let index = state.index(ofPartition: header.stream) else { return .done }
+        return append(
+            connectionIndex, connection, header, frame + FrameHeader.byteCount + tlvBytes,
+            header.bodyBytes - tlvBytes, index)
+    }
+
+    @inline(__always)
+    private mutating func append(
+        _ connectionIndex: Int32, _ connection: UnsafeMutablePointer<Connection>,
+        _ header: FrameHeader, _ batch: UnsafeRawPointer, _ batchBytes: Int, _ index: Int32
+    ) -> Outcome {
+        let partition = state.partitions[index]
+        let producer = batch.u64(16)
+        let records = UInt64(batch.u16(10))
+        let sequence = batch.u64(24)
+        let epoch = batch.u16(12)
+        if producer != 0 {
+            let verdict = state.producers.judge(
+                producer: producer, epoch: epoch, partition: header.stream, sequence: sequence,
+                records: records, anyStart: partition.pointee.level == .memory)
+            guard verdict == .accept else {
+                return notAccepted(
+                    verdict, connectionIndex, connection, header, partition, records: records,
+                    sequence: sequence)
+            }
+        }
+        let storedBytes = StoredBatch.stampBytes &+ batchBytes
+        guard storedBytes &+ FrameHeader.byteCount <= Int(limits.frameBytesMax) else {
+            return refusePublish(
+                connectionIndex, header, .batchTooLarge,
+                "the batch of \(batchBytes) bytes would not fit a deliver frame of "
+                    + "\(limits.frameBytesMax) bytes")
+        }
+        let baseOffset = partition.pointee.log.endOffset
+        let isMemory = partition.pointee.level == .memory
+        if isMemory {
+            guard reserveOffsets(partition, upTo: baseOffset &+ records) else { return .park }
+        }
+        guard pace(storedBytes), connection.pointee.waiting.count < limits.confirmRunsMax else {
+            return .park
+        }
+        guard
+            let room = partition.pointee.log.reserve(
+                storedBytes: storedBytes, pool: &state.pool, now: now.monotonic)
+        else {
+            evictIfNeeded(force: true)
+            return .park
+        }
+        let appendTime = max(now.wall.nanoseconds, partition.pointee.log.lastAppendTime)
+        var journalPosition = UInt64.max
+        var group: UInt64 = 0
+        if !isMemory {
+            guard
+                let entry = journal.stage(
+                    .batch, object: header.stream, payloadBytes: storedBytes,
+                    reserve: publishReserve)
+            else {
+                checkpointer.isDue = true
+                return .park
+            }
+            journalPosition = journal.openPosition
+            group = journal.openGroup
+            writeStored(
+                entry, batch, batchBytes, header.stream, baseOffset, appendTime,
+                partition.pointee.log.epoch)
+            note(partition, index, end: baseOffset &+ records, group: group)
+        }
+        writeStored(
+            room, batch, batchBytes, header.stream, baseOffset, appendTime,
+            partition.pointee.log.epoch)
+        partition.pointee.log.appended(
+            storedBytes: storedBytes, end: baseOffset &+ records, appendTime: appendTime,
+            journalPosition: journalPosition)
+        if partition.pointee.log.hasSealedChunk { queueForWriting(index) }
+        if producer != 0 {
+            state.producers.insert(producer, header.stream, epoch: epoch).pointee.stored(
+                sequence: sequence, count: records, offset: baseOffset, at: appendTime)
+        }
+        partition.pointee.publishedRecords &+= records
+        partition.pointee.publishedBytes &+= UInt64(storedBytes)
+        counters.publishedRecords &+= records
+        counters.publishedBytes &+= UInt64(storedBytes)
+        if isMemory {
+            partition.pointee.commit(upTo: baseOffset &+ records)
+            markDirty(index, partition)
+        }
+        answer(
+            connectionIndex, connection,
+            ConfirmEntry(
+                correlation: header.correlation, requests: 1, partition: header.stream,
+                epoch: partition.pointee.log.epoch, records: UInt32(records),
+                baseOffset: baseOffset, level: partition.pointee.level.rawValue, flags: 0),
+            group: isMemory ? nil : group)
+        return .done
+    }
+
+    @inline(__always)
+    private func writeStored(
+        _ room: UnsafeMutableRawPointer, _ batch: UnsafeRawPointer, _ batchBytes: Int,
+        _ partition: UInt32, _ baseOffset: UInt64, _ appendTime: UInt64, _ epoch: UInt32
+    ) {
+        StoredBatch.stamp(
+            room, partition: PartitionID(rawValue: partition), baseOffset: baseOffset,
+            appendTime: appendTime, epoch: epoch, producerChecksum: batch.u32(4))
+        (room + StoredBatch.stampBytes).copyMemory(from: batch, byteCount: batchBytes)
+    }
+
+    /// Notes that `group` commits the partition up to `end`; one note per partition and group.
+    @inline(__always)
+    private mutating func note(
+        _ partition: UnsafeMutablePointer<Partition>, _ index: Int32, end: UInt64, group: UInt64
+    ) {
+        if partition.pointee.touchedGroup == group {
+            let back = touchCount &- 1 &- partition.pointee.touchIndex
+            touches.updateLast(Int(back)) { $0.end = end }
+            return
+        }
+        partition.pointee.touchedGroup = group
+        partition.pointee.touchIndex = touchCount
+        touchCount &+= 1
+        touches.append(
+            Touch(
+                group: group, partition: index, partitionID: partition.pointee.id, end: end))
+    }
+
+    /// Queues the answer: for the end of this cycle, or for when `group` is durable. A connection
+    /// with `confirmRunsMax` runs waiting parks before it gets here.
+    @inline(__always)
+    mutating func answer(
+        _ index: Int32, _ connection: UnsafeMutablePointer<Connection>, _ entry: ConfirmEntry,
+        group: UInt64?
+    ) {
+        if let group {
+            _ = connection.pointee.waiting.add(
+                PendingAnswer(entry: entry, group: group, kind: .confirm), runsMax: .max)
+            if !connection.pointee.isWaitingListed {
+                connection.pointee.isWaitingListed = true
+                waitingList.append(index)
+            }
+        } else {
+            _ = connection.pointee.immediate.add(
+                PendingAnswer(entry: entry, group: 0, kind: .confirm), runsMax: .max)
+            if !connection.pointee.isImmediateListed {
+                connection.pointee.isImmediateListed = true
+                immediateList.append(index)
+            }
+        }
+    }
+
+    /// Offsets of a `memory` partition are given out below a durable reservation only, so that after
+    /// a crash none is given twice. The next reservation is staged when half of one is used.
+    @inline(__always)
+    private mutating func reserveOffsets(
+        _ partition: UnsafeMutablePointer<Partition>, upTo end: UInt64
+    ) -> Bool {
+        let step = limits.reservationStep
+        if end &+ step / 2 > partition.pointee.reservingEnd {
+            let next = end &+ step
+            if change(.reservation(partition: partition.pointee.id, end: next)) {
+                partition.pointee.reservingEnd = next
+                reservations.append(
+                    Touch(
+                        group: journal.openGroup, partition: -1,
+                        partitionID: partition.pointee.id, end: next))
+            }
+        }
+        return end <= partition.pointee.reservedEnd
+    }
+
+    /// Falls to the rate of write-behind before journal or tail is full. See `WriteBehind.pace`.
+    @inline(__always)
+    private mutating func pace(_ bytes: Int) -> Bool {
+        guard isUnderPressure else { return true }
+        return writeBehind.takePace(bytes)
+    }
+
+    /// True when more than 60 % of the journal, or of the tails' memory, waits for write-behind.
+    private var isUnderPressure: Bool {
+        journal.usedBytes > journal.geometry.capacity / 10 * 6
+    }
+
+    @inline(never)
+    private mutating func notAccepted(
+        _ verdict: ProducerTable.Verdict, _ index: Int32,
+        _ connection: UnsafeMutablePointer<Connection>, _ header: FrameHeader,
+        _ partition: UnsafeMutablePointer<Partition>, records: UInt64, sequence: UInt64
+    ) -> Outcome {
+        let name = "partition \(header.stream)"
+        switch verdict {
+        case .accept: return .done
+        case .duplicate(let offset):
+            counters.duplicateBatches += 1
+            // Stored, but perhaps not durable yet: the confirm waits for what is staged now.
+            let isMemory = partition.pointee.level == .memory
+            answer(
+                index, connection,
+                ConfirmEntry(
+                    correlation: header.correlation, requests: 1, partition: header.stream,
+                    epoch: partition.pointee.log.epoch, records: UInt32(records),
+                    baseOffset: offset ?? UInt64.max, level: partition.pointee.level.rawValue,
+                    flags: ConfirmEntry.duplicateFlag),
+                group: isMemory || !journal.isDirty ? nil : journal.lastStagedGroup)
+            return .done
+        case .gap(let expected):
+            return refusePublish(
+                index, header, .sequenceGap,
+                "sequence \(sequence) for \(name), but \(expected) is next; resend from there")
+        case .fenced:
+            return refusePublish(
+                index, header, .producerFenced, "a later epoch of this producer is at work")
+        case .unknown:
+            return refusePublish(
+                index, header, .producerUnknown,
+                "this producer id is expired or was never opened: whether the batch was stored "
+                    + "before can't be known")
+        }
+    }
+
+    @inline(never)
+    private mutating func refusePublish(
+        _ index: Int32, _ header: FrameHeader, _ status: StatusCode, _ message: String
+    ) -> Outcome {
+        refuse(
+            Request(
+                connection: index, header: header,
+                body: UnsafeRawBufferPointer(start: nil, count: 0)),
+            status, message)
+    }
+}

@@ -1,0 +1,145 @@
+internal import BrokerBasics
+internal import BrokerCore
+internal import WireProtocol
+internal import LogStorage
+
+extension ShardMachine {
+    mutating func queueCreate(_ request: Request) -> Outcome {
+        guard let create = try? QueueCreateRequest(body: request.body) else {
+            return refuse(request, .badRequest, "the body of queue-create can't be read")
+        }
+        guard Queue.isValid(name: create.name) else {
+            return refuse(
+                request, .nameInvalid,
+                "\"\(create.name)\" is no name for a queue: 1 to 255 of a-z A-Z 0-9 . _ - $, not "
+                    + "beginning with . or -")
+        }
+        guard let level = DurabilityLevel(rawValue: create.level), level != .written else {
+            return refuse(
+                request, .levelNotOffered,
+                "durability level \(create.level) is not offered; memory (0) and synced (2) are")
+        }
+        guard create.partitions >= 1, create.partitions <= UInt32(limits.partitionsPerQueueMax)
+        else {
+            return refuse(
+                request, .tooManyPartitions,
+                "\(create.partitions) partitions; 1 to \(limits.partitionsPerQueueMax) are possible")
+        }
+        guard state.queue(named: create.name) == nil else {
+            return refuse(request, .queueExists, "queue \(create.name) exists")
+        }
+        guard state.queues.count < limits.queuesMax,
+            state.partitions.indices.count + Int(create.partitions) <= DurableState.partitionsMax
+        else {
+            return refuse(
+                request, .tooManyQueues, "there are \(state.queues.count) queues, and no more fit")
+        }
+        let first = state.nextPartition
+        let queue = Queue(
+            id: state.nextQueue, name: create.name, level: level,
+            createdAt: now.wall.nanoseconds, labels: create.labels,
+            partitions: (0 ..< create.partitions).map { first + $0 })
+        guard change(.queueCreated(queue)) else { return .park }
+        return reply(request, info(of: queue, withPartitions: true))
+    }
+
+    mutating func queueAlter(_ request: Request) -> Outcome {
+        guard let alter = try? QueueAlterRequest(body: request.body) else {
+            return refuse(request, .badRequest, "the body of queue-alter can't be read")
+        }
+        guard var queue = state.queue(named: alter.name) else {
+            return refuse(request, .queueNotFound, "no queue \(alter.name)")
+        }
+        guard alter.level == QueueAlterRequest.unchanged || alter.level == queue.level.rawValue
+        else {
+            return refuse(
+                request, .changeNotOffered, "the durability level of a queue does not change")
+        }
+        queue.merge(labels: alter.labels)
+        guard change(.queueAltered(queue)) else { return .park }
+        return reply(request, info(of: queue, withPartitions: true))
+    }
+
+    mutating func queueDelete(_ request: Request) -> Outcome {
+        guard let delete = try? QueueNameRequest(body: request.body) else {
+            return refuse(request, .badRequest, "the body of queue-delete can't be read")
+        }
+        guard let queue = state.queue(named: delete.name) else {
+            return refuse(request, .queueNotFound, "no queue \(delete.name)")
+        }
+        let places = queue.partitions.compactMap { state.index(ofPartition: $0) }
+        guard change(.queueDeleted(queue.id)) else { return .park }
+        for index in subscriptions.indices where subscriptions[index].pointee.queue == queue.id {
+            endings.append(
+                Ending(
+                    subscription: index, status: .queueNotFound,
+                    message: "queue \(queue.name) was deleted"))
+        }
+        endSubscriptions()
+        dyingPartitions += places
+        return reply(request, Empty())
+    }
+
+    mutating func queueDescribe(_ request: Request) -> Outcome {
+        guard let describe = try? QueueNameRequest(body: request.body) else {
+            return refuse(request, .badRequest, "the body of queue-describe can't be read")
+        }
+        guard let queue = state.queue(named: describe.name) else {
+            return refuse(request, .queueNotFound, "no queue \(describe.name)")
+        }
+        return reply(request, info(of: queue, withPartitions: true))
+    }
+
+    mutating func queueList(_ request: Request) -> Outcome {
+        guard let list = try? QueueListRequest(body: request.body) else {
+            return refuse(request, .badRequest, "the body of queue-list can't be read")
+        }
+        let names = state.queuesByName.keys.filter { $0 > list.after }.sorted()
+        var queues: [QueueInfo] = []
+        var bytes = 0
+        for name in names.prefix(Int(min(list.limit, 1000))) {
+            guard let queue = state.queue(named: name) else { continue }
+            let info = info(of: queue, withPartitions: false)
+            bytes += info.encoded.count
+            guard bytes <= replyBytesMax(request) else { break }
+            queues.append(info)
+        }
+        return reply(request, QueueListReply(queues: queues, more: queues.count < names.count))
+    }
+
+    /// What a page of a list may hold, so that the frame fits what the client takes.
+    func replyBytesMax(_ request: Request) -> Int {
+        min(60_000, Int(connections[request.connection].pointee.frameBytesMax) - 256)
+    }
+
+    func info(of queue: Queue, withPartitions: Bool) -> QueueInfo {
+        var partitions: [PartitionInfo] = []
+        var records: UInt64 = 0
+        var bytes: UInt64 = 0
+        for id in queue.partitions {
+            guard let index = state.index(ofPartition: id) else { continue }
+            let partition = state.partitions[index]
+            let held =
+                partition.pointee.log.endOffset - partition.pointee.log.startOffset
+            let kept = held - min(held, partition.pointee.lostRecords)
+            records += kept
+            bytes += partition.pointee.log.bytes
+            guard withPartitions else { continue }
+            partitions.append(
+                PartitionInfo(
+                    id: id, index: partition.pointee.index, shard: 0,
+                    epoch: partition.pointee.log.epoch,
+                    startOffset: partition.pointee.log.startOffset,
+                    committedOffset: partition.pointee.committed,
+                    endOffset: partition.pointee.log.endOffset,
+                    bytes: partition.pointee.log.bytes,
+                    segmentOffset: partition.pointee.log.segmentEnd,
+                    segments: UInt32(partition.pointee.log.segments.count), records: kept,
+                    lostRecords: partition.pointee.lostRecords))
+        }
+        return QueueInfo(
+            id: queue.id, name: queue.name, level: queue.level.rawValue,
+            partitionCount: UInt32(queue.partitions.count), createdAt: queue.createdAt,
+            labels: queue.labels, records: records, bytes: bytes, partitions: partitions)
+    }
+}

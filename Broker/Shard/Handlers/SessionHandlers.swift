@@ -1,0 +1,122 @@
+internal import BrokerBasics
+internal import BrokerCore
+package import WireProtocol
+internal import LogStorage
+
+extension ShardMachine {
+    /// HELLO: agrees on a version and a frame size, and says who the server is.
+    mutating func hello(_ request: Request) -> Outcome {
+        guard let hello = try? HelloRequest(body: request.body) else {
+            return refuse(request, .badRequest, "HELLO's body can't be read")
+        }
+        let connection = connections[request.connection]
+        guard connection.pointee.state == .fresh else {
+            return refuse(request, .badRequest, "HELLO was said before on this connection")
+        }
+        guard hello.versionMin <= FrameHeader.version, hello.versionMax >= FrameHeader.version else {
+            _ = refuse(
+                request, .unsupportedVersion,
+                "this server speaks version \(FrameHeader.version); the client offers "
+                    + "\(hello.versionMin) to \(hello.versionMax)")
+            drain(request.connection)
+            return .closed
+        }
+        guard hello.frameBytesMax >= 4096 else {
+            return refuse(
+                request, .badRequest,
+                "frames of \(hello.frameBytesMax) bytes are too small; 4096 is the least")
+        }
+        connection.pointee.state = .ready
+        connection.pointee.clientName = String(hello.clientName.prefix(255))
+        connection.pointee.frameBytesMax = min(hello.frameBytesMax, limits.frameBytesMax)
+        return reply(
+            request,
+            HelloReply(
+                version: FrameHeader.version, features: 0,
+                frameBytesMax: connection.pointee.frameBytesMax, serverID: identity.serverID,
+                serverEpoch: term, shards: addresses))
+    }
+
+    mutating func producerOpen(_ request: Request) -> Outcome {
+        guard let open = try? ProducerOpenRequest(body: request.body) else {
+            return refuse(request, .badRequest, "the body of producer-open can't be read")
+        }
+        guard open.name.isEmpty || Queue.isValid(name: open.name) else {
+            return refuse(request, .nameInvalid, "\"\(open.name)\" is no name for a producer")
+        }
+        var producer = Producer(
+            id: state.nextProducer, epoch: 1, name: open.name, lastSeen: now.wall.nanoseconds)
+        if let known = state.producers.producersByName[open.name],
+            let before = state.producers.producers[known], !open.name.isEmpty
+        {
+            guard before.epoch < .max else {
+                return refuse(
+                    request, .limitReached, "producer \(open.name) has used up its epochs")
+            }
+            producer.id = before.id
+            producer.epoch = before.epoch + 1
+        }
+        guard change(.producerOpened(producer)) else { return .park }
+        return reply(
+            request,
+            ProducerOpenReply(
+                producerID: producer.id, epoch: producer.epoch,
+                expirySeconds: limits.producerExpirySeconds))
+    }
+
+    mutating func serverDescribe(_ request: Request) -> Outcome {
+        reply(request, ServerDescription(facts: facts))
+    }
+
+    /// What `server status` shows, in a stable order.
+    package var facts: [Pair] {
+        func pair(_ name: String, _ value: some CustomStringConvertible) -> Pair {
+            Pair(name: name, value: value.description)
+        }
+        var facts = [
+            pair("server_id", hex(identity.serverID)),
+            pair("server_epoch", term),
+            pair("stage", "\(stage)"),
+            pair("storage", counters.storageFailure ?? "ok"),
+            pair("shards", addresses.count),
+            pair("queues", state.queues.count),
+            pair("partitions", state.partitions.indices.count),
+            pair("groups", state.groups.count),
+            pair("connections", connections.indices.count),
+            pair("subscriptions", subscriptions.indices.count),
+            pair("journal_bytes", journal.geometry.capacity),
+            pair("journal_used_bytes", journal.usedBytes),
+            pair("journal_writes", journal.writes),
+            pair("journal_written_bytes", journal.bytesWritten),
+            pair("journal_write_p50_us", journal.latency.quantile(0.5) / 1000),
+            pair("journal_write_p99_us", journal.latency.quantile(0.99) / 1000),
+            pair("tail_used_bytes", state.pool.usedBytes),
+            pair("checkpoints", counters.checkpoints),
+            pair("records_published", counters.publishedRecords),
+            pair("records_confirmed", counters.confirmedRecords),
+            pair("records_delivered", counters.deliveredRecords),
+            pair("bad_frames", counters.badFrames),
+            pair("refusals", counters.refusals),
+        ]
+        facts += [
+            pair("limit_connections", limits.connectionsMax),
+            pair("limit_frame_bytes", limits.frameBytesMax),
+            pair("limit_send_bytes", limits.sendBytesMax),
+            pair("limit_input_bytes", limits.inputBytesMax),
+            pair("limit_confirm_runs", limits.confirmRunsMax),
+            pair("limit_subscriptions_per_connection", limits.subscriptionsPerConnectionMax),
+            pair("limit_queues", limits.queuesMax),
+            pair("limit_partitions_per_queue", limits.partitionsPerQueueMax),
+            pair("limit_tail_bytes", limits.tailBytesMax),
+            pair("limit_segment_bytes", limits.segmentBytes),
+            pair("limit_files", limits.filesMax),
+        ]
+        facts += hostFacts
+        return facts
+    }
+
+    private func hex(_ value: UInt64) -> String {
+        let digits = String(value, radix: 16)
+        return String(repeating: "0", count: 16 - digits.count) + digits
+    }
+}

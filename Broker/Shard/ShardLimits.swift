@@ -1,0 +1,75 @@
+internal import BrokerBasics
+package import LogStorage
+
+/// Every bound of a shard, by name. All of them are shown by `server status`.
+package struct ShardLimits: Sendable, Equatable {
+    package var connectionsMax = 16_384
+    /// The largest frame that is accepted; HELLO may agree on less.
+    package var frameBytesMax: UInt32 = 1 << 20
+    /// What waits to be sent on one connection; a single larger frame is let through alone.
+    package var sendBytesMax = 256 * 1024
+    /// Memory of all send buffers together.
+    package var sendMemoryBytesMax = 1 << 30
+    /// Bytes received and not yet worked on, per connection, before it is closed as hostile.
+    package var inputBytesMax = 8 << 20
+    /// Runs of publishes waiting for their confirm, per connection.
+    package var confirmRunsMax = 65_536
+    package var subscriptionsPerConnectionMax = 1024
+    package var queuesMax = 100_000
+    package var partitionsPerQueueMax = 1024
+    /// Journal entries staged and not yet durable.
+    package var stagingBytes = 8 << 20
+    /// Memory of all tails together.
+    package var tailBytesMax = 512 << 20
+    /// What write-behind writes at once.
+    package var chunkBytes = 256 * 1024
+    package var segmentBytes: UInt64 = 256 << 20
+    package var writesBehindMax = 4
+    package var syncsMax = 4
+    package var coldReadsMax = 8
+    package var filesMax = 4096
+    /// Offsets that a `memory` partition reserves in the journal at once.
+    package var reservationStep: UInt64 = 1 << 20
+    package var producerExpirySeconds: UInt32 = 7 * 24 * 3600
+    /// An idle journal says on disk what is durable after this long.
+    package var sealAfterNanoseconds: UInt64 = .milliseconds(10)
+    /// A quiet `memory` partition is written behind after this long.
+    package var memoryFlushNanoseconds: UInt64 = .milliseconds(100)
+    package var checkpointAfterNanoseconds: UInt64 = .seconds(10)
+    /// A connection that has not said HELLO by then is closed.
+    package var helloNanoseconds: UInt64 = .seconds(10)
+    package var effectsMax = 4096
+
+    package init() {}
+
+    /// The largest stored batch: what a frame can carry, with the broker's stamp.
+    package var storedBatchBytesMax: Int { Int(frameBytesMax) }
+
+    package var journal: Journal.Limits {
+        Journal.Limits(
+            entryBytesMax: storedBatchBytesMax + JournalGroupHeader.entryHeaderBytes,
+            stagingBytes: stagingBytes)
+    }
+
+    /// Says which limits don't fit together; `nil` when all do.
+    package func conflict(geometry: JournalGeometry) -> String? {
+        let group = journal.groupBytesMax
+        if UInt64(group) * 4 > geometry.capacity {
+            return "the journal (\(geometry.capacity) bytes) must hold four of the largest groups "
+                + "(\(group) bytes, from the largest frame)"
+        }
+        if UInt64(group) > geometry.fileBytes {
+            return "a journal file (\(geometry.fileBytes) bytes) must hold the largest group (\(group))"
+        }
+        if stagingBytes < 2 * group {
+            return "staging (\(stagingBytes) bytes) must hold two of the largest groups (\(group))"
+        }
+        if tailBytesMax < 4 * max(chunkBytes, Int(frameBytesMax)) {
+            return "tail memory (\(tailBytesMax) bytes) must hold four chunks (\(chunkBytes))"
+        }
+        if segmentBytes < UInt64(4 * max(chunkBytes, Int(frameBytesMax))) {
+            return "a segment (\(segmentBytes) bytes) must hold four chunks (\(chunkBytes))"
+        }
+        return nil
+    }
+}

@@ -1,0 +1,613 @@
+package import BrokerBasics
+package import BrokerCore
+package import LogStorage
+package import WireProtocol
+
+// How it works. Inputs (bytes received, sends and storage operations completed, connections opened
+// and closed) change state and mark what is dirty. Once per duty cycle `advance` draws the
+// conclusions in a fixed order: what became durable is committed, committed records are delivered,
+// confirms follow, then the slow work (write-behind, checkpoint, timers) takes a step. `emit` turns
+// what is pending into effects until the buffer is full; the rest comes in the next cycle.
+//
+// What leaves is only what may: a delivery waits for `committed`, an answer for its journal group.
+// What does not fit parks: the connection's input is kept, its socket is not read, and it goes on
+// when there is room.
+
+/// One shard: its partitions, groups and connections, with no kernel. Input and `now` go in, effects
+/// come out. Used by one thread.
+package struct ShardMachine: ~Copyable {
+    package let limits: ShardLimits
+    package let identity: Identity
+    package let addresses: [ShardAddress]
+    package let faults: StorageFaults
+
+    package var now: Instant
+    package var state: DurableState
+    package var journal: Journal
+    package var connections: StablePool<Connection>
+    package var subscriptions: StablePool<Subscription>
+    package var readers: StablePool<Reader>
+    package var sendPool: SendPool
+    package var writeBehind: WriteBehind
+    package var checkpointer: Checkpointer
+    package var coldReader: ColdReader
+
+    /// What a durable group commits: partition and its end, in the order of groups.
+    struct Touch {
+        var group: UInt64
+        var partition: Int32
+        var partitionID: UInt32
+        var end: UInt64
+    }
+    var touches: Fifo<Touch>
+    /// Notes ever made: a partition's note is found from the end.
+    var touchCount: UInt64 = 0
+    var reservations: Fifo<Touch>
+    /// Control replies that wait for a group.
+    struct DeferredReply {
+        var group: UInt64
+        var connection: Int32
+        var generation: UInt32
+        var frame: [UInt8]
+    }
+    var deferred: Fifo<DeferredReply>
+    /// The last group with a change that a control reply may show.
+    /// Subscriptions that can't go on.
+    struct Ending {
+        var subscription: Int32
+        var status: StatusCode
+        var message: String
+    }
+    var endings: [Ending] = []
+    var lastChangeGroup: UInt64?
+    var appliedGroup: UInt64 = 0
+
+    // Work lists; an item's flag tells whether it is in its list.
+    var dirtyPartitions: Fifo<Int32>
+    var sendList: Fifo<Int32>
+    var immediateList: Fifo<Int32>
+    var waitingList: Fifo<Int32>
+    var dispatchList: Fifo<Int32>
+    var parkedList: Fifo<Int32>
+    var flowList: Fifo<Int32>
+    var closeList: Fifo<Int32>
+    var dyingPartitions: [Int32] = []
+    var wakesParked = false
+
+    var nextGeneration: UInt32 = 1
+    var lastHousekeeping = MonotonicTime.zero
+    var lastFlushScan = MonotonicTime.zero
+    var sealDue = MonotonicTime.never
+    package internal(set) var stage = Stage.starting
+    package var counters = ShardCounters()
+    /// What the loop says of host and settings, for `server describe`.
+    package var hostFacts: [Pair] = []
+    var stopDeadline = MonotonicTime.never
+    /// Lines for the log that the loop takes out.
+    package var events: [ShardEvent] = []
+
+    package enum Stage: UInt8, Sendable {
+        /// The first checkpoint of this term is being written; nobody is served.
+        case starting
+        case ready
+        /// No new work; what is promised is brought to disk.
+        case stopping
+        case stopped
+    }
+
+    package init(
+        recovered: consuming RecoveredShard, limits: ShardLimits, addresses: [ShardAddress],
+        now: Instant, faults: StorageFaults = StorageFaults()
+    ) {
+        self.limits = limits
+        self.addresses = addresses
+        self.faults = faults
+        self.now = now
+        identity = recovered.identity
+        let position = recovered.position
+        let term = position.term + 1
+        journal = Journal(
+            geometry: recovered.identity.geometry, limits: limits.journal,
+            journalID: recovered.identity.journalID, term: term, position: position.journal,
+            recycleBound: position.replayFrom)
+        journal.faults = faults
+        connections = StablePool(capacityMax: limits.connectionsMax)
+        subscriptions = StablePool(capacityMax: 1 << 20)
+        readers = StablePool(capacityMax: 1 << 22)
+        sendPool = SendPool(
+            bufferBytes: limits.sendBytesMax, budgetBytes: limits.sendMemoryBytesMax)
+        writeBehind = WriteBehind(
+            firstSlot: FileSlot(recovered.identity.geometry.fileCount), slotCount: limits.filesMax,
+            writesMax: limits.writesBehindMax, term: term)
+        checkpointer = Checkpointer(
+            term: term, termStart: position.journal, sequence: recovered.checkpointSequence,
+            lastPosition: position.journal, now: now.monotonic)
+        coldReader = ColdReader(slots: limits.coldReadsMax, bufferBytes: limits.chunkBytes + 65_536)
+        touches = Fifo(capacity: 1024)
+        reservations = Fifo(capacity: 64)
+        deferred = Fifo(capacity: 64)
+        dirtyPartitions = Fifo(capacity: 1024)
+        sendList = Fifo(capacity: 256)
+        immediateList = Fifo(capacity: 256)
+        waitingList = Fifo(capacity: 256)
+        dispatchList = Fifo(capacity: 256)
+        parkedList = Fifo(capacity: 256)
+        flowList = Fifo(capacity: 256)
+        closeList = Fifo(capacity: 256)
+        checkpointer.removals = recovered.orphans
+        writeBehind.lastWall = position.wallTime
+        state = recovered.takeState()
+        checkpointer.isDue = true
+        // What recovery put into the tails and is complete is written behind at once.
+        for index in state.partitions.indices { queueForWriting(index) }
+    }
+
+    deinit {
+        for index in connections.indices { connections[index].pointee.release() }
+        coldReader.free()
+    }
+
+    package var isReady: Bool { stage == .ready }
+    package var term: UInt64 { journal.term }
+
+    // MARK: inputs
+
+    /// The two clocks of this duty cycle. Wall time that steps back is held, never followed.
+    @inline(__always)
+    package mutating func begin(now: Instant) { self.now = now }
+
+    /// - Returns: the connection's number, or `nil` when there are `connectionsMax`.
+    package mutating func opened(peer: String) -> Int32? {
+        guard stage == .ready else { return nil }
+        let generation = nextGeneration
+        guard
+            let index = connections.insert(
+                Connection(
+                    generation: generation, openedAt: now.monotonic, peer: peer,
+                    frameBytesMax: limits.frameBytesMax))
+        else {
+            counters.connectionsRefused += 1
+            return nil
+        }
+        nextGeneration &+= 1
+        counters.connectionsOpened += 1
+        return index
+    }
+
+    /// The peer is gone, or the socket failed.
+    package mutating func ended(_ index: Int32) {
+        guard connections.contains(index) else { return }
+        close(index, reason: .peer)
+    }
+
+    /// Nothing of the connection is in flight any more; its number may be used again.
+    package mutating func released(_ index: Int32) {
+        guard connections.contains(index) else { return }
+        let connection = connections[index]
+        dropSubscriptions(of: index)
+        connection.pointee.send.release(pool: &sendPool)
+        connection.pointee.release()
+        connections.remove(index)
+    }
+
+    /// A send went out: bytes, or a negative errno.
+    ///
+    /// - Returns: the rest to send, if it was short.
+    package mutating func sent(_ index: Int32, result: Int32) -> (UnsafeRawPointer, Int)? {
+        guard connections.contains(index) else { return nil }
+        let connection = connections[index]
+        guard result > 0 else {
+            close(index, reason: .peer)
+            return nil
+        }
+        connection.pointee.sentBytes &+= UInt64(result)
+        counters.sentBytes &+= UInt64(result)
+        if let rest = connection.pointee.send.sent(Int(result), pool: &sendPool) { return rest }
+        if connection.pointee.send.activeCount > 0 { listForSending(index) }
+        if connection.pointee.state == .draining, connection.pointee.send.isEmpty {
+            close(index, reason: .drained)
+        }
+        if connection.pointee.isDispatchBlocked, !connection.pointee.isDispatchListed {
+            connection.pointee.isDispatchListed = true
+            dispatchList.append(index)
+        }
+        if connection.pointee.isParked { wakesParked = true }
+        return nil
+    }
+
+    /// A storage operation is done: bytes, a descriptor's slot, 0, or a negative errno.
+    package mutating func completed(token: UInt64, result: Int32) {
+        wakesParked = true
+        switch Token.kind(token) {
+        case .journal: journalCompleted(number: Token.value(token), result: result)
+        case .chunk, .segment, .seal: writeBehindCompleted(token: token, result: result)
+        case .sync, .syncDirectory, .checkpoint: checkpointCompleted(token: token, result: result)
+        case .cold: coldReadCompleted(token: token, result: result)
+        case .ignored: break
+        }
+    }
+
+    // MARK: the cycle
+
+    /// Draws the conclusions of this cycle's inputs. See the top of the file for the order.
+    package mutating func advance() {
+        applyDurable()
+        dispatch()
+        answerWaiting()
+        answerImmediate()
+        advanceColdReads()
+        if !endings.isEmpty { endSubscriptions() }
+        advanceCheckpoint()
+        if now.monotonic.since(lastHousekeeping) >= .milliseconds(1) { housekeep() }
+        if wakesParked, !parkedList.isEmpty {
+            wakesParked = false
+            resumeParked()
+            dispatch()
+            answerImmediate()
+        }
+        wakesParked = false
+    }
+
+    /// Turns what is pending into effects, as far as they fit. Sends first: what is confirmed or
+    /// delivered is ready, and a journal write costs the core 13 µs to submit.
+    package mutating func emit(into effects: inout EffectBuffer) {
+        emitSends(into: &effects)
+        emitFlow(into: &effects)
+        emitJournal(into: &effects)
+        emitWriteBehind(into: &effects)
+        emitColdReads(into: &effects)
+        emitCheckpoint(into: &effects)
+        emitCloses(into: &effects)
+    }
+
+    /// When the machine wants to be called even if nothing happens.
+    package var nextDeadline: MonotonicTime {
+        if hasPendingEffects { return now.monotonic }
+        var deadline = now.monotonic + (.milliseconds(10))
+        if stage == .stopping { deadline = now.monotonic + (.milliseconds(1)) }
+        return min(deadline, sealDue)
+    }
+
+    /// True when `emit` had more to say than fitted, or the next cycle has work without input.
+    package var hasPendingEffects: Bool {
+        !sendList.isEmpty || !flowList.isEmpty || !closeList.isEmpty || !dirtyPartitions.isEmpty
+            || !dispatchList.isEmpty
+    }
+
+    // MARK: what is durable
+
+    private mutating func journalCompleted(number: UInt64, result: Int32) {
+        switch journal.writeCompleted(number: number, result: result, now: now.monotonic) {
+        case .applied: break
+        case .again(let operation):
+            writeBehind.retries.append(
+                StorageRequest(token: Token.make(.journal, number), operation: operation))
+        case .failed(let failure): storageFailed(failure)
+        }
+    }
+
+    /// A failed write or sync is never retried as if nothing happened: from here on nothing is
+    /// confirmed, and everybody is told why.
+    mutating func storageFailed(_ failure: StorageFailure) {
+        guard counters.storageFailure == nil else { return }
+        counters.storageFailure = failure.description
+        events.append(.storageFailed(failure.description))
+    }
+
+    var hasFailed: Bool { counters.storageFailure != nil }
+
+    private mutating func applyDurable() {
+        let durable = faults.confirmBeforeSync ? journal.openGroup + 1 : journal.durableGroup
+        if durable != appliedGroup {
+            appliedGroup = durable
+            sealDue = now.monotonic + limits.sealAfterNanoseconds
+            while let reservation = reservations.first, reservation.group < durable {
+                reservations.removeFirst()
+                if let index = state.index(ofPartition: reservation.partitionID) {
+                    state.partitions[index].pointee.reservedEnd = max(
+                        state.partitions[index].pointee.reservedEnd, reservation.end)
+                }
+                wakesParked = true
+            }
+            while let reply = deferred.first, reply.group < durable {
+                guard deliver(deferredReply: reply) else { break }
+                deferred.removeFirst()
+            }
+        }
+        let committed = faults.deliverBeforeSync ? journal.openGroup + 1 : durable
+        while let touch = touches.first, touch.group < committed {
+            touches.removeFirst()
+            // The partition may have been deleted, and its slot used again, in between.
+            guard state.index(ofPartition: touch.partitionID) == touch.partition else { continue }
+            let partition = state.partitions[touch.partition]
+            partition.pointee.commit(upTo: max(partition.pointee.committed, touch.end))
+            markDirty(touch.partition, partition)
+        }
+    }
+
+    @inline(__always)
+    mutating func markDirty(_ index: Int32, _ partition: UnsafeMutablePointer<Partition>) {
+        if !partition.pointee.isDirty, partition.pointee.firstReader >= 0 {
+            partition.pointee.isDirty = true
+            dirtyPartitions.append(index)
+        }
+    }
+
+    /// Stages a change of state and applies it at once; what shows it waits for the group.
+    ///
+    /// - Returns: false when the journal is full for now.
+    mutating func change(_ change: StateChange, reserve: UInt64 = 0) -> Bool {
+        let payload = change.payload
+        guard
+            let room = journal.stage(
+                change.kind, object: 0, payloadBytes: payload.count, reserve: reserve)
+        else { return false }
+        payload.withUnsafeBytes { bytes in
+            UnsafeMutableRawBufferPointer(start: room, count: payload.count)
+                .copyMemory(from: bytes)
+        }
+        lastChangeGroup = journal.openGroup
+        if case .reservation = change { return true }
+        state.apply(change)
+        return true
+    }
+
+    /// Journal room that publishes leave free: for acks, copies forward, deletes and seals.
+    var publishReserve: UInt64 {
+        journal.geometry.capacity / 8 + UInt64(limits.journal.groupBytesMax)
+    }
+
+    // MARK: answers
+
+    /// Confirms and ack replies whose group is durable.
+    private mutating func answerWaiting() {
+        guard !waitingList.isEmpty else { return }
+        let durable = faults.confirmBeforeSync ? journal.openGroup + 1 : journal.durableGroup
+        for _ in 0 ..< waitingList.count {
+            guard let index = waitingList.first else { break }
+            waitingList.removeFirst()
+            guard connections.contains(index) else { continue }
+            let connection = connections[index]
+            connection.pointee.isWaitingListed = false
+            guard connection.pointee.state != .closed else { continue }
+            while let first = connection.pointee.waiting.first, first.group < durable {
+                guard writeAnswers(index, connection, \.waiting, below: durable) else { break }
+            }
+            if !connection.pointee.waiting.isEmpty {
+                connection.pointee.isWaitingListed = true
+                waitingList.append(index)
+            }
+        }
+    }
+
+    private mutating func answerImmediate() {
+        for _ in 0 ..< immediateList.count {
+            guard let index = immediateList.first else { break }
+            immediateList.removeFirst()
+            guard connections.contains(index) else { continue }
+            let connection = connections[index]
+            connection.pointee.isImmediateListed = false
+            guard connection.pointee.state != .closed else { continue }
+            while !connection.pointee.immediate.isEmpty {
+                guard writeAnswers(index, connection, \.immediate, below: .max) else { break }
+            }
+            if !connection.pointee.immediate.isEmpty {
+                connection.pointee.isImmediateListed = true
+                immediateList.append(index)
+            }
+        }
+    }
+
+    /// Writes one frame of answers; false when the send buffer is full.
+    private mutating func writeAnswers(
+        _ index: Int32, _ connection: UnsafeMutablePointer<Connection>,
+        _ queue: WritableKeyPath<Connection, ConfirmQueue>, below group: UInt64
+    ) -> Bool {
+        guard let first = connection.pointee[keyPath: queue].first else { return true }
+        if first.kind == .ack {
+            let frameBytes = FrameHeader.byteCount + Ack.byteCount
+            guard let room = connection.pointee.send.reserve(frameBytes, pool: &sendPool) else {
+                return false
+            }
+            let body = room + FrameHeader.byteCount
+            body.put(first.entry.partition, 0)
+            body.put(first.entry.epoch, 4)
+            body.put(first.entry.baseOffset, 8)
+            FrameHeader(
+                opcode: .ack, bodyBytes: Ack.byteCount, flags: FrameHeader.replyFlag,
+                correlation: first.entry.correlation, stream: first.stream
+            ).encode(at: room)
+            connection.pointee.send.commit(frameBytes)
+            connection.pointee[keyPath: queue].removeFirst()
+            listForSending(index)
+            return true
+        }
+        var entries = 0
+        let entriesMax = min(
+            64, (Int(connection.pointee.frameBytesMax) - FrameHeader.byteCount) / ConfirmEntry.byteCount)
+        let bytesMax = FrameHeader.byteCount + entriesMax * ConfirmEntry.byteCount
+        let wanted = min(
+            bytesMax,
+            FrameHeader.byteCount
+                + connection.pointee[keyPath: queue].count * ConfirmEntry.byteCount)
+        guard let room = connection.pointee.send.reserve(wanted, pool: &sendPool) else {
+            return false
+        }
+        while entries < entriesMax, let answer = connection.pointee[keyPath: queue].first,
+            answer.kind == .confirm, answer.group < group
+        {
+            answer.entry.encode(
+                at: room + FrameHeader.byteCount + entries * ConfirmEntry.byteCount)
+            counters.confirmedRecords &+= UInt64(answer.entry.records)
+            entries += 1
+            connection.pointee[keyPath: queue].removeFirst()
+        }
+        let bodyBytes = entries * ConfirmEntry.byteCount
+        FrameHeader(opcode: .confirm, bodyBytes: bodyBytes, flags: FrameHeader.pushFlag)
+            .encode(at: room)
+        connection.pointee.send.commit(FrameHeader.byteCount + bodyBytes)
+        listForSending(index)
+        return true
+    }
+
+    @inline(__always)
+    mutating func listForSending(_ index: Int32) {
+        let connection = connections[index]
+        if !connection.pointee.isSendListed {
+            connection.pointee.isSendListed = true
+            sendList.append(index)
+        }
+    }
+
+    // MARK: effects
+
+    private mutating func emitSends(into effects: inout EffectBuffer) {
+        for _ in 0 ..< sendList.count {
+            guard !effects.isFull, let index = sendList.first else { return }
+            sendList.removeFirst()
+            guard connections.contains(index) else { continue }
+            let connection = connections[index]
+            connection.pointee.isSendListed = false
+            guard !connection.pointee.isCloseEmitted,
+                let (bytes, count) = connection.pointee.send.startSend()
+            else { continue }
+            effects.append(.send(connection: index, bytes: bytes, count: count))
+        }
+    }
+
+    private mutating func emitFlow(into effects: inout EffectBuffer) {
+        while !effects.isFull, let index = flowList.first {
+            flowList.removeFirst()
+            guard connections.contains(index) else { continue }
+            let connection = connections[index]
+            guard connection.pointee.state != .closed else { continue }
+            if connection.pointee.needsPause, !connection.pointee.isReceivePaused {
+                connection.pointee.isReceivePaused = true
+                effects.append(.pauseReceive(connection: index))
+            } else if connection.pointee.needsResume, connection.pointee.isReceivePaused {
+                connection.pointee.isReceivePaused = false
+                effects.append(.resumeReceive(connection: index))
+            }
+            connection.pointee.needsPause = false
+            connection.pointee.needsResume = false
+        }
+    }
+
+    private mutating func emitJournal(into effects: inout EffectBuffer) {
+        guard stage != .starting, !hasFailed else { return }
+        while !effects.isFull {
+            let sealing =
+                journal.needsSeal && now.monotonic >= sealDue && stage != .stopped
+            guard let (number, operation) = journal.nextWrite(now: now, sealing: sealing) else {
+                return
+            }
+            effects.append(
+                .storage(
+                    StorageRequest(token: Token.make(.journal, number), operation: operation)))
+        }
+    }
+
+    private mutating func emitCloses(into effects: inout EffectBuffer) {
+        while !effects.isFull, let index = closeList.first {
+            closeList.removeFirst()
+            guard connections.contains(index), !connections[index].pointee.isCloseEmitted else {
+                continue
+            }
+            connections[index].pointee.isCloseEmitted = true
+            effects.append(.close(connection: index))
+        }
+    }
+
+    // MARK: housekeeping
+
+    private mutating func housekeep() {
+        lastHousekeeping = now.monotonic
+        flushQuietPartitions()
+        evictIfNeeded()
+        buryPartitions()
+        expireProducers()
+        for index in connections.indices where connections[index].pointee.state == .fresh {
+            if now.monotonic.since(connections[index].pointee.openedAt) > limits.helloNanoseconds {
+                close(index, reason: .silent)
+            }
+        }
+        advanceStop()
+    }
+
+    private mutating func expireProducers() {
+        guard now.monotonic.since(counters.lastProducerScan) > .seconds(60) else { return }
+        counters.lastProducerScan = now.monotonic
+        let window = UInt64.seconds(UInt64(limits.producerExpirySeconds))
+        guard now.wall.nanoseconds > window, stage == .ready else { return }
+        for producer in state.producers.idle(since: now.wall.nanoseconds - window) {
+            guard change(.producerExpired(producer)) else { return }
+        }
+    }
+}
+
+/// What a storage operation was for, packed into its token: kind in the top byte.
+enum Token {
+    enum Kind: UInt8 {
+        case ignored = 0
+        case journal = 1
+        case chunk = 2
+        case segment = 3
+        case seal = 4
+        case sync = 5
+        case syncDirectory = 6
+        case checkpoint = 7
+        case cold = 8
+    }
+    @inline(__always) static func make(_ kind: Kind, _ value: UInt64) -> UInt64 {
+        UInt64(kind.rawValue) << 48 | value & 0xFFFF_FFFF_FFFF
+    }
+    @inline(__always) static func kind(_ token: UInt64) -> Kind {
+        Kind(rawValue: UInt8(truncatingIfNeeded: token >> 48)) ?? .ignored
+    }
+    @inline(__always) static func value(_ token: UInt64) -> UInt64 { token & 0xFFFF_FFFF_FFFF }
+}
+
+/// A first-in-first-out buffer that grows by doubling and never shrinks.
+struct Fifo<Element> {
+    private var elements: [Element?]
+    private var head = 0
+    private(set) var count = 0
+
+    init(capacity: Int) {
+        var rounded = 16
+        while rounded < capacity { rounded *= 2 }
+        elements = Array(repeating: nil, count: rounded)
+    }
+
+    @inline(__always) var isEmpty: Bool { count == 0 }
+    @inline(__always) var first: Element? { count == 0 ? nil : elements[head] }
+
+    @inline(__always)
+    mutating func append(_ element: Element) {
+        if count == elements.count { grow() }
+        elements[(head &+ count) & (elements.count &- 1)] = element
+        count &+= 1
+    }
+    @inline(__always)
+    mutating func removeFirst() {
+        elements[head] = nil
+        head = (head &+ 1) & (elements.count &- 1)
+        count &-= 1
+    }
+    /// Changes the element that was appended `back` before the last.
+    @inline(__always)
+    mutating func updateLast(_ back: Int, _ body: (inout Element) -> Void) {
+        let at = (head &+ count &- 1 &- back) & (elements.count &- 1)
+        guard var element = elements[at] else { return }
+        body(&element)
+        elements[at] = element
+    }
+
+    @inline(never)
+    private mutating func grow() {
+        var larger = [Element?](repeating: nil, count: elements.count * 2)
+        for place in 0 ..< count { larger[place] = elements[(head + place) & (elements.count - 1)] }
+        elements = larger
+        head = 0
+    }
+}

@@ -1,0 +1,103 @@
+package import BrokerBasics
+
+/// What a shard counts, since the start of the broker. One writer; read by copying.
+package struct ShardCounters: Sendable {
+    package var connectionsOpened: UInt64 = 0
+    package var connectionsClosed: UInt64 = 0
+    package var connectionsRefused: UInt64 = 0
+    package var receivedBytes: UInt64 = 0
+    package var sentBytes: UInt64 = 0
+    package var frames: UInt64 = 0
+    package var badFrames: UInt64 = 0
+    package var refusals: UInt64 = 0
+    package var publishedRecords: UInt64 = 0
+    package var publishedBytes: UInt64 = 0
+    package var duplicateBatches: UInt64 = 0
+    package var confirmedRecords: UInt64 = 0
+    package var deliveredRecords: UInt64 = 0
+    package var deliveredBytes: UInt64 = 0
+    package var acks: UInt64 = 0
+    package var parks: UInt64 = 0
+    package var coldReads: UInt64 = 0
+    package var checkpoints: UInt64 = 0
+    package var checkpointBytes: UInt64 = 0
+    package var chunksWritten: UInt64 = 0
+    package var chunkBytesWritten: UInt64 = 0
+    package var carriedBatches: UInt64 = 0
+    package var evictedChunks: UInt64 = 0
+    package var damagedChunks: UInt64 = 0
+    package var storageFailure: String?
+    package var lastProducerScan = MonotonicTime.zero
+
+    package init() {}
+}
+
+/// Something worth a line in the log.
+package enum ShardEvent: Sendable, Equatable {
+    case storageFailed(String)
+    case badFrame(peer: String, what: String)
+    case dataDamaged(String)
+    case checkpoint(sequence: UInt64, bytes: Int)
+    case groupChanged(String)
+}
+
+/// Why a connection was closed.
+package enum CloseReason: String, Sendable {
+    case peer
+    case protocolError
+    case drained
+    case silent
+    case overflow
+    case stopping
+}
+
+/// One partition in a report.
+package struct PartitionReport: Sendable {
+    package var queue: String
+    package var partition: UInt32
+    package var index: UInt32
+    package var level: String
+    package var startOffset: UInt64
+    package var committedOffset: UInt64
+    package var endOffset: UInt64
+    package var bytes: UInt64
+    package var lostRecords: UInt64
+    package var publishedRecords: UInt64
+    package var publishedBytes: UInt64
+    package var deliveredRecords: UInt64
+    package var deliveredBytes: UInt64
+    package var segments: Int
+    package var epoch: UInt32
+}
+
+/// One group's place in one partition in a report.
+package struct CursorReport: Sendable {
+    package var queue: String
+    package var group: String
+    package var index: UInt32
+    package var members: Int
+    package var ackFloor: UInt64
+    package var lagRecords: UInt64
+    package var lagBytes: UInt64
+    package var lagSeconds: Double
+    package var state: String
+    package var stateSeconds: Double
+}
+
+/// A shard at one instant, for metrics and `server describe`.
+package struct ShardReport: Sendable {
+    package var stage: ShardMachine.Stage
+    package var term: UInt64
+    package var counters: ShardCounters
+    package var connections: Int
+    package var subscriptions: Int
+    package var partitions: [PartitionReport]
+    package var cursors: [CursorReport]
+    package var journalLatency: LatencyHistogram
+    package var journalUsedBytes: UInt64
+    package var journalCapacityBytes: UInt64
+    package var journalBytesWritten: UInt64
+    package var journalWrites: UInt64
+    package var tailUsedBytes: Int
+    package var tailLimitBytes: Int
+}
