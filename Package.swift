@@ -63,5 +63,15 @@ let package = Package(
             linkerSettings: [.linkedLibrary("uring")]
         ),
         library("ShardRuntime", "Broker/Runtime", uses: ["BrokerBasics", "CLinux"]),
+
+        library(
+            "BrokerServer",
+            "Broker/Server",
+            uses: [
+                "BrokerBasics", "WireProtocol", "LogStorage", "BrokerCore", "BrokerShard", "CLinux",
+                "ShardRuntime",
+            ]
+        ),
+        tool("brokerd", "Broker/brokerd", uses: ["BrokerServer", "BrokerShard", "LogStorage", "ShardRuntime"]),
     ]
 )

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -99,6 +100,8 @@ int millrace_set_slice(uint64_t nanoseconds) {
     attributes.runtime = nanoseconds;
     return syscall(SYS_sched_setattr, 0, &attributes, 0) == 0 ? 0 : errno;
 }
+
+void millrace_name_thread(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
 
 int millrace_pin(int cpu) {
     cpu_set_t set;

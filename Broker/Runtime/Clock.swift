@@ -32,6 +32,9 @@ package enum CoreControl {
     @discardableResult
     package static func setLongSlice() -> Bool { millrace_set_slice(100_000_000) == 0 }
 
+    /// What `top -H` and `perf` call the calling thread; at most 15 bytes.
+    package static func nameThread(_ name: String) { millrace_name_thread(name) }
+
     /// The CPUs this process may use, of the first 64.
     package static var allowedCPUs: [Int] {
         let map = millrace_allowed_cpus()

@@ -76,6 +76,7 @@ static inline void millrace_buffers_advance(
 /// Sets the calling thread's time slice (SCHED_OTHER, `sched_runtime`), so that a spinning
 /// neighbour is preempted less often. Returns 0 or an errno.
 int millrace_set_slice(uint64_t nanoseconds);
+void millrace_name_thread(const char *_Nonnull name);
 /// Pins the calling thread to one CPU. Returns 0 or an errno.
 int millrace_pin(int cpu);
 /// The CPUs that the process may run on, as a bitmap of the first 64.

@@ -1,0 +1,143 @@
+internal import BrokerBasics
+internal import BrokerCore
+package import BrokerShard
+internal import Glibc
+package import LogStorage
+package import ShardRuntime
+package import WireProtocol
+internal import CLinux
+
+/// What a shard needs to start.
+package struct ShardConfiguration: Sendable {
+    package var dataDirectory: String
+    package var limits: ShardLimits
+    package var geometry: JournalGeometry
+    package var idle: IdleStrategy
+    package var cpu: Int?
+    package var listeners: [Int32]
+    package var addresses: [ShardAddress]
+    package var usesDirectIO: Bool
+    package var hostFacts: [Pair]
+
+    package init(
+        dataDirectory: String, limits: ShardLimits, geometry: JournalGeometry,
+        idle: IdleStrategy, cpu: Int?, listeners: [Int32], addresses: [ShardAddress],
+        usesDirectIO: Bool, hostFacts: [Pair]
+    ) {
+        self.dataDirectory = dataDirectory
+        self.limits = limits
+        self.geometry = geometry
+        self.idle = idle
+        self.cpu = cpu
+        self.listeners = listeners
+        self.addresses = addresses
+        self.usesDirectIO = usesDirectIO
+        self.hostFacts = hostFacts
+    }
+}
+
+/// How a shard ended.
+package enum ShardEnd: Sendable {
+    case stopped
+    case failed(String)
+}
+
+/// Runs one shard, from recovery to its stop, on a thread of its own.
+package enum ShardThread {
+    private final class Work: Sendable {
+        let configuration: ShardConfiguration
+        let control: ShardControl
+        let log: @Sendable (ShardEvent) -> Void
+        let ended: @Sendable (ShardEnd) -> Void
+        init(
+            _ configuration: ShardConfiguration, _ control: ShardControl,
+            _ log: @escaping @Sendable (ShardEvent) -> Void,
+            _ ended: @escaping @Sendable (ShardEnd) -> Void
+        ) {
+            self.configuration = configuration
+            self.control = control
+            self.log = log
+            self.ended = ended
+        }
+    }
+
+    /// Starts the thread; `ended` is called on it, once.
+    package static func start(
+        _ configuration: ShardConfiguration, control: ShardControl,
+        log: @escaping @Sendable (ShardEvent) -> Void,
+        ended: @escaping @Sendable (ShardEnd) -> Void
+    ) throws(SystemError) {
+        let work = Unmanaged.passRetained(Work(configuration, control, log, ended))
+        var thread = pthread_t()
+        var attributes = pthread_attr_t()
+        pthread_attr_init(&attributes)
+        pthread_attr_setstacksize(&attributes, 8 << 20)
+        let error = pthread_create(&thread, &attributes, body, work.toOpaque())
+        pthread_attr_destroy(&attributes)
+        guard error == 0 else {
+            work.release()
+            throw SystemError("starting the thread of shard 0", errno: error)
+        }
+        pthread_detach(thread)
+    }
+
+    private static let body: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? = {
+        pointer in
+        guard let pointer else { return nil }
+        let work = Unmanaged<Work>.fromOpaque(pointer).takeRetainedValue()
+        CoreControl.nameThread("shard-0")
+        work.ended(ShardThread.run(work.configuration, work.control, work.log))
+        return nil
+    }
+
+    private static func run(
+        _ configuration: ShardConfiguration, _ control: ShardControl,
+        _ log: @escaping (ShardEvent) -> Void
+    ) -> ShardEnd {
+        do {
+            if let cpu = configuration.cpu { try CoreControl.pin(cpu: cpu) }
+            CoreControl.setLongSlice()
+            let began = Clock.monotonic
+            var options = RecoveryOptions(
+                geometry: configuration.geometry, limits: configuration.limits.journal,
+                chunkBytesMax: configuration.limits.chunkBytes,
+                tailBudgetBytes: configuration.limits.tailBytesMax,
+                serverID: UInt64.random(in: 1 ... .max), journalID: UInt64.random(in: 1 ... .max),
+                now: Clock.wall)
+            options.now = Clock.wall
+            let recovered = try Recovery(
+                storage: PosixStorage(root: configuration.dataDirectory), options: options
+            ).run { progress in control.publish { $0.progress = progress } }
+            if let conflict = configuration.limits.conflict(
+                geometry: recovered.identity.geometry)
+            {
+                return .failed(conflict)
+            }
+            let report = recovered.report
+            let seconds = Double(Clock.monotonic.since(began)) / 1e9
+            control.publish {
+                $0.recovery = report
+                $0.recoverySeconds = seconds
+                $0.stage = "starting"
+            }
+            var machine = ShardMachine(
+                recovered: recovered, limits: configuration.limits,
+                addresses: configuration.addresses, now: Clock.now)
+            machine.hostFacts = configuration.hostFacts
+            var settings = Shard.Settings()
+            settings.idle = configuration.idle
+            var shard = try Shard(
+                machine: machine, root: configuration.dataDirectory,
+                listeners: configuration.listeners, control: control, settings: settings,
+                opensDirect: configuration.usesDirectIO, log: log)
+            shard.run()
+            return .stopped
+        } catch let error as RecoveryError {
+            return .failed(error.description)
+        } catch let error as SystemError {
+            return .failed(error.description)
+        } catch {
+            return .failed("\(error)")
+        }
+    }
+}
