@@ -82,6 +82,8 @@ package struct BatchHeader: Equatable, Sendable {
 package struct StoredBatch {
     package static let stampBytes = 24
     package static let headerBytes = stampBytes + BatchHeader.byteCount
+    /// The records' place in a `lost` batch holds the end of its range, a u64.
+    static let lostBodyBytes = 8
 
     @inlinable @inline(__always)
     package static func stamp(
@@ -109,9 +111,11 @@ package struct StoredBatch {
         return CRC32C.extend(CRC32C.extend(0, bytes, count: 20), place)
     }
 
-    /// Verifies stamp and records of the stored batch at `bytes`.
+    /// Verifies stamp, checksums and layout of the stored batch at `bytes`; its records are not
+    /// walked, `RecordReader` checks each step.
     ///
-    /// - Returns: the whole length in bytes, or `nil` when it is not a batch of `partition`.
+    /// - Returns: the whole length in bytes, or `nil` when it is not a batch of `partition`, or one
+    ///   of a layout that version 1 does not have.
     package static func verify(
         _ bytes: UnsafeRawPointer,
         available: Int,
@@ -129,6 +133,14 @@ package struct StoredBatch {
         guard CRC32C.extend(0, producer + 8, count: batchBytes - 8) == producer.u32(4) else {
             return nil
         }
+        // A good checksum says who wrote it, not that we can read it: a `lost` batch needs room for
+        // the end of its range, and offsets must go forward.
+        let attributes = producer.u8(9)
+        guard producer.u8(8) == BatchHeader.format,
+            attributes & ~BatchHeader.lostAttribute == 0,
+            attributes == 0 || batchBytes == BatchHeader.byteCount + lostBodyBytes,
+            endOffset(at: bytes) > baseOffset(at: bytes)
+        else { return nil }
         return stampBytes + batchBytes
     }
 
@@ -160,7 +172,7 @@ package struct StoredBatch {
         appendTime: UInt64
     ) -> [UInt8] {
         var producer = ByteBuilder()
-        let batchBytes = BatchHeader.byteCount + 8
+        let batchBytes = BatchHeader.byteCount + lostBodyBytes
         producer.put(BatchHeader.format)
         producer.put(BatchHeader.lostAttribute)
         producer.put(UInt16(0))
