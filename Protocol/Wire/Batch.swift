@@ -73,7 +73,7 @@ package struct BatchHeader: Equatable, Sendable {
 ///  0 u64 base_offset
 ///  8 u64 append_time     ns since 1970, never decreasing within a partition
 /// 16 u32 epoch           of the partition
-/// 20 u32 stamp_checksum  CRC32C of partition id (u32), bytes 0 ..< 20, and the producer's checksum
+/// 20 u32 stamp_checksum  CRC32C of bytes 0 ..< 20, partition id (u32), producer's checksum
 /// 24     the producer's part
 /// ```
 ///

@@ -191,7 +191,7 @@ package struct QueueInfo: WireMessage {
         labels = try parser.list(of: Pair.self, itemBytesMin: 4)
         records = try parser.u64()
         bytes = try parser.u64()
-        partitions = try parser.list(of: PartitionInfo.self, itemBytesMin: 66)
+        partitions = try parser.list(of: PartitionInfo.self, itemBytesMin: 74)
     }
 }
 
