@@ -16,8 +16,14 @@ func library(_ name: String, _ path: String, uses: [Target.Dependency] = []) -> 
 func tool(_ name: String, _ path: String, uses: [Target.Dependency]) -> Target {
     .executableTarget(name: name, dependencies: uses, path: path, swiftSettings: house)
 }
-func tests(_ name: String, of uses: [Target.Dependency]) -> Target {
-    .testTarget(name: name, dependencies: uses, path: "Tests/\(name)", swiftSettings: house)
+func tests(_ name: String, of uses: [Target.Dependency], exclude: [String] = []) -> Target {
+    .testTarget(
+        name: name,
+        dependencies: uses,
+        path: "Tests/\(name)",
+        exclude: exclude,
+        swiftSettings: house
+    )
 }
 
 let hummingbird = Target.Dependency.product(name: "Hummingbird", package: "hummingbird")
@@ -73,5 +79,6 @@ let package = Package(
             ]
         ),
         tool("brokerd", "Broker/brokerd", uses: ["BrokerServer", "BrokerShard", "LogStorage", "ShardRuntime"]),
+        tests("BrokerBasicsTests", of: ["BrokerBasics"]),
     ]
 )
