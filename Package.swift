@@ -80,5 +80,6 @@ let package = Package(
         ),
         tool("brokerd", "Broker/brokerd", uses: ["BrokerServer", "BrokerShard", "LogStorage", "ShardRuntime"]),
         tests("BrokerBasicsTests", of: ["BrokerBasics"]),
+        tests("WireProtocolTests", of: ["BrokerBasics", "WireProtocol"], exclude: ["Golden"]),
     ]
 )
