@@ -35,7 +35,7 @@ let package = Package(
     name: "millrace",
     platforms: [.macOS(.v15)],
     products: [
-        .library(name: "WireProtocol", targets: ["WireProtocol"]),
+        .library(name: "WireProtocol", targets: ["WireProtocol"])
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser.git", from: "1.8.0"),
@@ -81,5 +81,16 @@ let package = Package(
         tool("brokerd", "Broker/brokerd", uses: ["BrokerServer", "BrokerShard", "LogStorage", "ShardRuntime"]),
         tests("BrokerBasicsTests", of: ["BrokerBasics"]),
         tests("WireProtocolTests", of: ["BrokerBasics", "WireProtocol"], exclude: ["Golden"]),
+        library("BlockingClient", "Protocol/Client", uses: ["BrokerBasics", "WireProtocol"]),
+
+        library(
+            "ScriptedServer",
+            "Tests/ScriptedServer",
+            uses: ["BrokerBasics", "WireProtocol", "BlockingClient"]
+        ),
+        tests(
+            "BlockingClientTests",
+            of: ["BrokerBasics", "WireProtocol", "BlockingClient", "ScriptedServer"]
+        ),
     ]
 )
