@@ -83,6 +83,12 @@ let package = Package(
         tests("WireProtocolTests", of: ["BrokerBasics", "WireProtocol"], exclude: ["Golden"]),
         library("BlockingClient", "Protocol/Client", uses: ["BrokerBasics", "WireProtocol"]),
 
+        tool(
+            "brokerctl",
+            "Broker/brokerctl",
+            uses: ["BrokerBasics", "WireProtocol", "BlockingClient", arguments]
+        ),
+
         library(
             "ScriptedServer",
             "Tests/ScriptedServer",
@@ -91,6 +97,10 @@ let package = Package(
         tests(
             "BlockingClientTests",
             of: ["BrokerBasics", "WireProtocol", "BlockingClient", "ScriptedServer"]
+        ),
+        tests(
+            "BrokerctlTests",
+            of: ["BrokerBasics", "WireProtocol", "BlockingClient", "ScriptedServer", "brokerctl"]
         ),
     ]
 )
