@@ -68,33 +68,39 @@ package struct Shard: ~Copyable {
         control: ShardControl, settings: Settings, opensDirect: Bool,
         log: @escaping (ShardEvent) -> Void
     ) throws(SystemError) {
-        ring = try Ring(entries: settings.ringEntries, completions: settings.ringEntries * 4)
-        buffers = try BufferPool(
+        // Everything that can fail comes before the first property is set.
+        let ring = try Ring(
+            entries: settings.ringEntries, completions: settings.ringEntries * 4)
+        let buffers = try BufferPool(
             ring: ring, count: settings.receiveBuffers, bufferBytes: settings.receiveBufferBytes)
+        let root = try Self.open(path, AT_FDCWD, O_RDONLY | O_DIRECTORY)
+        var directories: [StorageDirectory: Int32] = [:]
+        for directory in StorageDirectory.allCases {
+            directories[directory] = try Self.open(
+                directory.rawValue, root, O_RDONLY | O_DIRECTORY)
+        }
+        let journalFiles = machine.journal.geometry.fileCount
+        var files: [Int32] = Array(
+            repeating: -1, count: journalFiles + machine.limits.filesMax + 1)
+        for index in 0 ..< journalFiles {
+            files[index] = try Self.open(
+                FileName.journal(index).path, root, O_RDWR | (opensDirect ? O_DIRECT : 0))
+        }
+        let memory = machine.journal.memory
+        var region = iovec(iov_base: memory.baseAddress, iov_len: memory.count)
+        journalIsRegistered = io_uring_register_buffers(ring.handle, &region, 1) == 0
+        journalMemory = memory
+        self.ring = ring
+        self.buffers = buffers
+        self.root = root
+        self.directories = directories
+        self.files = files
         self.log = log
         self.control = control
         idle = settings.idle
         self.listeners = listeners
         self.opensDirect = opensDirect
         effects = EffectBuffer(capacity: machine.limits.effectsMax)
-        root = try Self.open(path, AT_FDCWD, O_RDONLY | O_DIRECTORY)
-        var directories: [StorageDirectory: Int32] = [:]
-        for directory in StorageDirectory.allCases {
-            directories[directory] = try Self.open(
-                directory.rawValue, root, O_RDONLY | O_DIRECTORY)
-        }
-        self.directories = directories
-        files = Array(
-            repeating: -1,
-            count: machine.journal.geometry.fileCount + machine.limits.filesMax + 1)
-        for index in 0 ..< machine.journal.geometry.fileCount {
-            files[index] = try Self.open(
-                FileName.journal(index).path, root, O_RDWR | (opensDirect ? O_DIRECT : 0))
-        }
-        journalMemory = machine.journal.memory
-        var region = iovec(
-            iov_base: journalMemory.baseAddress, iov_len: journalMemory.count)
-        journalIsRegistered = io_uring_register_buffers(ring.handle, &region, 1) == 0
         now = Clock.now
         idleSince = now.monotonic
         self.machine = machine

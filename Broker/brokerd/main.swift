@@ -3,6 +3,7 @@ internal import BrokerShard
 internal import Glibc
 internal import LogStorage
 internal import ShardRuntime
+internal import WireProtocol
 
 // stub
 let dir = CommandLine.arguments[1]
