@@ -79,6 +79,18 @@ let package = Package(
             ]
         ),
         tool("brokerd", "Broker/brokerd", uses: ["BrokerServer", "BrokerShard", "LogStorage", "ShardRuntime"]),
+        library(
+            "BrokerTestSupport",
+            "Tests/Support",
+            uses: ["BrokerBasics", "WireProtocol", "LogStorage", "BrokerCore", "BrokerShard"]
+        ),
+        tests(
+            "SimulationTests",
+            of: [
+                "BrokerBasics", "WireProtocol", "LogStorage", "BrokerCore", "BrokerShard",
+                "BrokerTestSupport",
+            ]
+        ),
         tests("BrokerBasicsTests", of: ["BrokerBasics"]),
         tests("WireProtocolTests", of: ["BrokerBasics", "WireProtocol"], exclude: ["Golden"]),
         library("BlockingClient", "Protocol/Client", uses: ["BrokerBasics", "WireProtocol"]),

@@ -233,7 +233,8 @@ package struct DurableState: ~Copyable {
         builder.put(partition.pointee.log.epoch)
         builder.put(partition.pointee.log.startOffset)
         builder.put(partition.pointee.log.endOffset)
-        builder.put(partition.pointee.reservedEnd)
+        // A reservation that is staged counts: the snapshot holds once its group is durable.
+        builder.put(max(partition.pointee.reservedEnd, partition.pointee.reservingEnd))
         builder.put(partition.pointee.lostRecords)
         builder.put(partition.pointee.log.lastAppendTime)
         builder.put(partition.pointee.log.durableBytes)

@@ -220,7 +220,8 @@ extension JournalScanner {
             self.geometry = geometry
             groupBytesMax = limits.groupBytesMax
             memory = AlignedMemory(
-                byteCount: max(Self.readBytes, limits.groupBytesMax)
+                byteCount: max(
+                    min(Self.readBytes, Int(geometry.fileBytes)), limits.groupBytesMax)
                     .roundedUp(to: JournalGeometry.blockBytes))
         }
 

@@ -17,6 +17,8 @@ package struct ShardLimits: Sendable, Equatable {
     package var subscriptionsPerConnectionMax = 1024
     package var queuesMax = 100_000
     package var partitionsPerQueueMax = 1024
+    /// A journal group is closed when it has this many bytes. Measured knee: 128 KiB.
+    package var groupBytes = 128 * 1024
     /// Journal entries staged and not yet durable.
     package var stagingBytes = 8 << 20
     /// Memory of all tails together.
@@ -46,9 +48,11 @@ package struct ShardLimits: Sendable, Equatable {
     package var storedBatchBytesMax: Int { Int(frameBytesMax) }
 
     package var journal: Journal.Limits {
-        Journal.Limits(
+        var limits = Journal.Limits(
             entryBytesMax: storedBatchBytesMax + JournalGroupHeader.entryHeaderBytes,
             stagingBytes: stagingBytes)
+        limits.groupBytes = groupBytes
+        return limits
     }
 
     /// Says which limits don't fit together; `nil` when all do.

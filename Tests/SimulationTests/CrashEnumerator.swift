@@ -1,0 +1,90 @@
+internal import BrokerBasics
+internal import BrokerCore
+internal import BrokerShard
+internal import BrokerTestSupport
+internal import LogStorage
+
+/// Crashes a scenario before and after every completion of a disk operation, several ways each, and
+/// holds what recovery shows against what was promised until then.
+final class CrashEnumerator {
+    private let scenario: Scenario
+    private let seed: UInt64
+    /// Random subsets per point, beside "none", "all" and "the later half".
+    private let subsets: Int
+    /// Every n-th completion only: 1 is all.
+    private let stride: Int
+    private let settings: SimulatedShard.Settings
+    private var random: SeededRandom
+    private var number = 0
+
+    private(set) var points = 0
+    private(set) var states: Set<UInt64> = []
+    private(set) var sectorsLost = 0
+    private(set) var recoveryCrashes = 0
+    var completions: Int { number / 2 }
+
+    init(
+        scenario: Scenario, seed: UInt64, subsets: Int = 2, stride: Int = 1,
+        faults: StorageFaults = StorageFaults()
+    ) {
+        self.scenario = scenario
+        self.seed = seed
+        self.subsets = subsets
+        self.stride = stride
+        var settings = scenario.settings
+        settings.faults = faults
+        self.settings = settings
+        random = SeededRandom(seed: seed ^ 0x5EED)
+    }
+
+    func run() throws {
+        let runner = try ScenarioRunner(settings: settings, seed: seed)
+        runner.aroundCompletion = { [unowned self] runner, operation in
+            try self.crash(runner, operation)
+        }
+        try scenario.play(runner)
+        if let violation = runner.violation { throw violation }
+    }
+
+    private func crash(_ runner: ScenarioRunner, _ operation: String) throws {
+        number += 1
+        guard number % stride == 0 else { return }
+        var survivals: [SimulatedDisk.Survival] = [.none, .all, .latest]
+        for _ in 0 ..< subsets { survivals.append(.some) }
+        for survival in survivals {
+            let disk = runner.shard.disk.afterPowerCut(survival, &random)
+            sectorsLost += disk.sectorsLost
+            try verify(disk, runner, "\(survival), \(operation)")
+        }
+        try verify(runner.shard.disk.afterKill(&random), runner, "killed, \(operation)")
+    }
+
+    private func verify(
+        _ disk: SimulatedDisk, _ runner: ScenarioRunner, _ what: String
+    ) throws {
+        points += 1
+        let point = points
+        do {
+            // One crash in four is followed by another in the middle of the recovery.
+            let start = random.chance(1, in: 4) ? crashRecovery(of: disk) : disk
+            let shard = try SimulatedShard(
+                disk: start, settings: settings, seed: random.next(), wall: runner.shard.wall)
+            let found = try ReadBack(from: shard)
+            try runner.history.check(found)
+            states.insert(found.hash)
+        } catch {
+            throw Violation("\(scenario.name), seed \(seed): \(error) [\(what), point \(point)]")
+        }
+    }
+
+    /// The disk that a recovery of `disk` leaves when it is cut short, if it gets that far.
+    private func crashRecovery(of disk: SimulatedDisk) -> SimulatedDisk {
+        disk.operationsUntilCrash = random.below(4)
+        let whole = try? SimulatedShard(disk: disk, settings: settings, seed: seed)
+        disk.operationsUntilCrash = nil
+        guard whole == nil else { return disk }
+        recoveryCrashes += 1
+        points += 1
+        return disk.afterPowerCut(.some, &random)
+    }
+}

@@ -1,0 +1,296 @@
+internal import BrokerBasics
+internal import BrokerCore
+internal import BrokerShard
+internal import BrokerTestSupport
+internal import LogStorage
+internal import WireProtocol
+
+/// One story that is crashed at every disk operation. A scenario ends early when a check failed.
+struct Scenario: Sendable, CustomStringConvertible {
+    let name: String
+    var settings = SimulatedShard.Settings()
+    /// Whether a crash may also be a killed process followed by a power cut.
+    let play: @Sendable (ScenarioRunner) throws -> Void
+    var description: String { name }
+
+    static let all: [Scenario] = [
+        publishSynced, publishMemory, mixedLevels, acks, segmentRoll, recycling, createAndDelete,
+        alter, producerRetry, fullJournal, crashInRecovery, killThenPowerCut, namedProducer,
+        quietPartition, orderlyStop, coldReads,
+    ]
+
+    private static func client(_ runner: ScenarioRunner) throws -> SimulatedClient {
+        guard runner.start(), let client = runner.connect() else {
+            throw Violation("the broker does not start")
+        }
+        return client
+    }
+    private static func producer(
+        _ runner: ScenarioRunner, _ client: SimulatedClient, name: String = ""
+    ) throws -> ProducerOpenReply {
+        guard let producer = runner.openProducer(client, name: name) else {
+            throw runner.violation ?? Violation("no producer id")
+        }
+        return producer
+    }
+
+    static let publishSynced = Scenario(name: "publish at synced") { runner in
+        let client = try client(runner)
+        let queue = runner.createQueue(client, "orders", partitions: 2)
+        _ = client.subscribe("orders", stream: 1)
+        let producer = try producer(runner, client)
+        for round in 0 ..< 24 {
+            for partition in queue {
+                runner.publish(client, producer, partition, records: 1 + round % 3)
+            }
+            if round % 4 == 3 { runner.settle(client, queue) }
+        }
+        runner.settle(client, queue)
+    }
+
+    static let publishMemory = Scenario(name: "publish at memory") { runner in
+        let client = try client(runner)
+        let queue = runner.createQueue(client, "ticks", level: .memory)
+        let producer = try producer(runner, client)
+        for round in 0 ..< 60 {
+            runner.publish(client, producer, queue[0], records: 4, bytes: 200)
+            if round % 10 == 9 {
+                runner.settle(client, queue)
+                runner.shard.pass(milliseconds: 120)
+            }
+        }
+        runner.settle(client, queue)
+        runner.shard.pass(milliseconds: 300)
+    }
+
+    static let mixedLevels = Scenario(name: "memory and synced side by side") { runner in
+        let client = try client(runner)
+        let orders = runner.createQueue(client, "orders")
+        let ticks = runner.createQueue(client, "ticks", level: .memory)
+        let producer = try producer(runner, client)
+        for round in 0 ..< 30 {
+            runner.publish(client, producer, orders[0])
+            runner.publish(client, producer, ticks[0], records: 3, bytes: 300)
+            if round % 6 == 5 { runner.settle(client, orders + ticks) }
+            if round % 15 == 14 { runner.shard.pass(milliseconds: 110) }
+        }
+        runner.settle(client, orders + ticks)
+    }
+
+    static let acks = Scenario(name: "acks of a group") { runner in
+        let client = try client(runner)
+        let queue = runner.createQueue(client, "orders", partitions: 2)
+        let producer = try producer(runner, client)
+        for _ in 0 ..< 10 {
+            for partition in queue { runner.publish(client, producer, partition, records: 2) }
+        }
+        runner.settle(client, queue)
+        guard client.subscribe("orders", group: "desk", stream: 9) != nil else { return }
+        for offset in stride(from: UInt64(2), through: 20, by: 3) {
+            for partition in queue {
+                runner.run {
+                    client.delivered.contains {
+                        $0.partition == partition && $0.offset + 1 >= offset
+                    }
+                }
+                runner.ack(
+                    client, queue: "orders", group: "desk", stream: 9, partition: partition,
+                    offset: offset)
+            }
+        }
+        runner.shard.pass(milliseconds: 12_000)
+    }
+
+    static let segmentRoll = Scenario(name: "segment roll and seal") { runner in
+        let client = try client(runner)
+        let queue = runner.createQueue(client, "orders")
+        let producer = try producer(runner, client)
+        for _ in 0 ..< 80 {
+            for _ in 0 ..< 4 { runner.publish(client, producer, queue[0], records: 2, bytes: 500) }
+            runner.settle(client, queue)
+        }
+    }
+
+    static let recycling = Scenario(name: "journal recycling") { runner in
+        let client = try client(runner)
+        let queue = runner.createQueue(client, "orders", partitions: 3)
+        let producer = try producer(runner, client)
+        for round in 0 ..< 140 {
+            runner.publish(client, producer, queue[round % 3], records: 3, bytes: 700)
+            runner.publish(client, producer, queue[(round + 1) % 3], records: 3, bytes: 700)
+            runner.settle(client, queue)
+        }
+    }
+
+    static let createAndDelete = Scenario(name: "queue create and delete") { runner in
+        let client = try client(runner)
+        for round in 0 ..< 6 {
+            let name = "queue-\(round)"
+            let queue = runner.createQueue(client, name, partitions: 2)
+            let producer = try producer(runner, client)
+            for partition in queue { runner.publish(client, producer, partition, records: 2) }
+            runner.settle(client, queue)
+            if round % 2 == 1 { runner.deleteQueue(client, "queue-\(round - 1)") }
+        }
+        runner.shard.pass(milliseconds: 11_000)
+    }
+
+    static let alter = Scenario(name: "queue alter") { runner in
+        let client = try client(runner)
+        _ = runner.createQueue(client, "orders")
+        for round in 0 ..< 10 {
+            runner.alter(
+                client, "orders",
+                labels: [
+                    Pair(name: "owner", value: "desk-\(round)"),
+                    Pair(name: "tier", value: round % 2 == 0 ? "order" : ""),
+                ])
+        }
+        runner.shard.pass(milliseconds: 11_000)
+        runner.alter(client, "orders", labels: [Pair(name: "owner", value: "last")])
+    }
+
+    static let producerRetry = Scenario(name: "producer retry after a crash") { runner in
+        var client = try client(runner)
+        let queue = runner.createQueue(client, "orders", partitions: 2)
+        let producer = try producer(runner, client)
+        for life in 0 ..< 3 {
+            for _ in 0 ..< 8 {
+                for partition in queue { runner.publish(client, producer, partition, records: 2) }
+            }
+            for _ in 0 ..< 5 { runner.shard.step() }
+            runner.note(client)
+            if runner.violation != nil { return }
+            try runner.crash(life % 2 == 0 ? .some : SimulatedDisk.Survival.none)
+            guard runner.start(), let next = runner.connect() else { return }
+            client = next
+            for partition in queue { runner.retry(client, partition) }
+            runner.settle(client, queue)
+        }
+    }
+
+    static let fullJournal = Scenario(
+        name: "a full journal",
+        settings: {
+            var settings = SimulatedShard.Settings()
+            settings.latencyMax = 2_000_000
+            return settings
+        }()
+    ) { runner in
+        let client = try client(runner)
+        let queue = runner.createQueue(client, "orders", partitions: 2)
+        let producer = try producer(runner, client)
+        for _ in 0 ..< 120 {
+            for partition in queue {
+                runner.publish(client, producer, partition, records: 4, bytes: 1200)
+            }
+        }
+        runner.settle(client, queue)
+    }
+
+    static let crashInRecovery = Scenario(name: "crash during recovery") { runner in
+        var client = try client(runner)
+        let queue = runner.createQueue(client, "orders", partitions: 2)
+        let ticks = runner.createQueue(client, "ticks", level: .memory)
+        let producer = try producer(runner, client)
+        for life in 0 ..< 5 {
+            for _ in 0 ..< 6 {
+                for partition in queue { runner.publish(client, producer, partition, records: 3) }
+                runner.publish(client, producer, ticks[0], records: 2)
+            }
+            runner.settle(client, queue)
+            runner.shard.pass(milliseconds: UInt64(life) * 60)
+            if runner.violation != nil { return }
+            try runner.crash([.some, .all, SimulatedDisk.Survival.none, .latest, nil][life % 5])
+            guard runner.start(), let next = runner.connect() else { return }
+            client = next
+        }
+    }
+
+    static let killThenPowerCut = Scenario(name: "a killed process, then a power cut") { runner in
+        var client = try client(runner)
+        let queue = runner.createQueue(client, "orders", partitions: 2)
+        let producer = try producer(runner, client)
+        for life in 0 ..< 4 {
+            for _ in 0 ..< 6 {
+                for partition in queue { runner.publish(client, producer, partition, records: 2) }
+            }
+            for _ in 0 ..< 3 { runner.shard.step() }
+            runner.note(client)
+            if runner.violation != nil { return }
+            try runner.crash(nil)
+            guard runner.start(), let next = runner.connect("after kill") else { return }
+            client = next
+            _ = client.subscribe("orders", stream: 3)
+            runner.shard.pass(milliseconds: 3)
+            runner.note(client)
+            if runner.violation != nil { return }
+            try runner.crash(SimulatedDisk.Survival.none)
+            guard runner.start(), let again = runner.connect("after cut \(life)") else { return }
+            client = again
+            for partition in queue { runner.retry(client, partition) }
+            runner.settle(client, queue)
+        }
+    }
+
+    static let namedProducer = Scenario(name: "a named producer and its next epoch") { runner in
+        let client = try client(runner)
+        let queue = runner.createQueue(client, "orders")
+        for _ in 0 ..< 5 {
+            let producer = try producer(runner, client, name: "gateway")
+            let anonymous = try Scenario.producer(runner, client)
+            for _ in 0 ..< 3 {
+                runner.publish(client, anonymous, queue[0], records: 2)
+                runner.settle(client, queue)
+            }
+            _ = producer
+        }
+        runner.shard.pass(milliseconds: 11_000)
+    }
+
+    static let quietPartition = Scenario(name: "a quiet partition beside a busy one") { runner in
+        let client = try client(runner)
+        let queue = runner.createQueue(client, "orders", partitions: 2)
+        let producer = try producer(runner, client)
+        runner.publish(client, producer, queue[0], records: 2)
+        runner.settle(client, queue)
+        for round in 0 ..< 100 {
+            runner.publish(client, producer, queue[1], records: 4, bytes: 900)
+            runner.settle(client, queue)
+            if round == 60 { runner.publish(client, producer, queue[0]) }
+        }
+    }
+
+    static let orderlyStop = Scenario(name: "an orderly stop") { runner in
+        let client = try client(runner)
+        let orders = runner.createQueue(client, "orders")
+        let ticks = runner.createQueue(client, "ticks", level: .memory)
+        let producer = try producer(runner, client)
+        for _ in 0 ..< 12 {
+            runner.publish(client, producer, orders[0], records: 2)
+            runner.publish(client, producer, ticks[0], records: 2)
+        }
+        runner.settle(client, orders + ticks)
+        runner.shard.machine.beginStop()
+        runner.run { runner.shard.machine.stage == .stopped }
+    }
+
+    static let coldReads = Scenario(name: "reading old records while new ones come") { runner in
+        var client = try client(runner)
+        let queue = runner.createQueue(client, "orders")
+        let producer = try producer(runner, client)
+        for _ in 0 ..< 40 {
+            for _ in 0 ..< 3 { runner.publish(client, producer, queue[0], records: 2, bytes: 600) }
+            runner.settle(client, queue)
+        }
+        if runner.violation != nil { return }
+        try runner.crash(.some)
+        guard runner.start(), let next = runner.connect() else { return }
+        client = next
+        _ = client.subscribe("orders", stream: 4)
+        for _ in 0 ..< 10 {
+            runner.publish(client, producer, queue[0], records: 2, bytes: 600)
+            runner.settle(client, queue)
+        }
+    }
+}

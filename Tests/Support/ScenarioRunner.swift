@@ -1,0 +1,197 @@
+package import BrokerBasics
+internal import BrokerShard
+internal import LogStorage
+package import WireProtocol
+internal import BrokerCore
+
+/// A scenario's hands: a broker in the simulator, clients, and the history that every crash is held
+/// against.
+package final class ScenarioRunner {
+    package private(set) var shard: SimulatedShard
+    package let history = History()
+    package let settings: SimulatedShard.Settings
+    package var random: SeededRandom
+    private let seed: UInt64
+    private var lives = 0
+    /// Called around completions of every life.
+    package var aroundCompletion: ((_ runner: ScenarioRunner, _ operation: String) throws -> Void)?
+    package private(set) var violation: (any Error)?
+    private var sequences: [[UInt64]: UInt64] = [:]
+    private var taken: [ObjectIdentifier: Int] = [:]
+
+    package init(settings: SimulatedShard.Settings, seed: UInt64) throws {
+        self.settings = settings
+        self.seed = seed
+        random = SeededRandom(seed: seed)
+        shard = try SimulatedShard(disk: SimulatedDisk(), settings: settings, seed: seed)
+    }
+
+    package func watch() {
+        shard.aroundCompletion = { [unowned self] operation, isAfter in
+            guard violation == nil, let aroundCompletion else { return }
+            do {
+                try aroundCompletion(self, (isAfter ? "after " : "before ") + operation)
+            } catch {
+                violation = error
+            }
+        }
+    }
+
+    package func start() -> Bool {
+        watch()
+        return shard.run(until: { shard.machine.isReady || violation != nil })
+    }
+
+    /// A crash in the middle of the scenario; what follows happens on what it left.
+    package func crash(_ kind: SimulatedDisk.Survival?) throws {
+        let disk: SimulatedDisk
+        if let kind {
+            disk = shard.disk.afterPowerCut(kind, &random)
+        } else {
+            disk = shard.disk.afterKill(&random)
+        }
+        lives += 1
+        shard.aroundCompletion = nil
+        shard = try SimulatedShard(
+            disk: disk, settings: settings, seed: seed &+ UInt64(lives), wall: shard.wall)
+        watch()
+    }
+
+    package func connect(_ name: String = "client") -> SimulatedClient? { shard.connect(name) }
+
+    package func run(until condition: () -> Bool) {
+        shard.run(until: { violation != nil || condition() })
+    }
+
+    // MARK: what clients do, noted before it is asked and when it is answered
+
+    package func createQueue(
+        _ client: SimulatedClient, _ name: String, partitions: UInt32 = 1,
+        level: DurabilityLevel = .synced
+    ) -> [UInt32] {
+        let first = shard.machine.state.nextPartition
+        history.queues[name] = History.QueueFacts(
+            name: name, level: level, partitions: (0 ..< partitions).map { first + $0 })
+        let info = client.ask(
+            .queueCreate, QueueCreateRequest(name: name, partitions: partitions, level: level),
+            reply: QueueInfo.self)
+        if let info {
+            history.queues[name]?.isConfirmed = true
+            return info.partitions.map(\.id)
+        }
+        return []
+    }
+
+    package func alter(_ client: SimulatedClient, _ name: String, labels: [Pair]) {
+        var asked = history.queues[name]?.labels ?? []
+        for label in labels {
+            asked.removeAll { $0.name == label.name }
+            if !label.value.isEmpty { asked.append(label) }
+        }
+        asked.sort { $0.name < $1.name }
+        history.queues[name]?.labelsAsked = asked
+        if client.ask(
+            .queueAlter, QueueAlterRequest(name: name, labels: labels), reply: QueueInfo.self)
+            != nil
+        {
+            history.queues[name]?.labels = asked
+            history.queues[name]?.labelsAsked = nil
+        }
+    }
+
+    package func deleteQueue(_ client: SimulatedClient, _ name: String) {
+        history.queues[name]?.deletionAsked = true
+        if client.ask(.queueDelete, QueueNameRequest(name: name), reply: Empty.self) != nil {
+            history.queues[name]?.deletionConfirmed = true
+        }
+    }
+
+    package func openProducer(
+        _ client: SimulatedClient, name: String = ""
+    ) -> ProducerOpenReply? {
+        client.ask(
+            .producerOpen, ProducerOpenRequest(name: name), reply: ProducerOpenReply.self)
+    }
+
+    /// Publishes a batch of `records` records; not waited for.
+    package func publish(
+        _ client: SimulatedClient, _ producer: ProducerOpenReply, _ partition: UInt32,
+        records: Int = 1, bytes: Int = 120
+    ) {
+        let key = [producer.producerID, UInt64(producer.epoch), UInt64(partition)]
+        let sequence = sequences[key] ?? 0
+        sequences[key] = sequence + UInt64(records)
+        var builder = BatchBuilder()
+        var values: [[UInt8]] = []
+        for place in 0 ..< UInt64(records) {
+            let value = History.value(
+                producer: producer.producerID, sequence: sequence + place, partition: partition,
+                bytes: bytes)
+            values.append(value)
+            builder.append(Record(value: value, timestamp: 1))
+        }
+        let batch = builder.finish(
+            producer: ProducerID(rawValue: producer.producerID), epoch: producer.epoch,
+            sequence: sequence)
+        nextCorrelation += 1
+        history.sent[partition, default: []].append(
+            History.Sent(
+                producer: producer.producerID, epoch: producer.epoch, sequence: sequence,
+                values: values, correlation: nextCorrelation))
+        client.send(
+            FrameHeader(opcode: .publish, correlation: nextCorrelation, stream: partition)
+                .frame(body: batch))
+    }
+    private var nextCorrelation: UInt64 = 1 << 32
+
+    /// Sends everything that is not confirmed again, with the same sequences.
+    package func retry(_ client: SimulatedClient, _ partition: UInt32) {
+        for sent in history.sent[partition] ?? [] where sent.confirmedAt == nil {
+            var builder = BatchBuilder()
+            for value in sent.values { builder.append(Record(value: value, timestamp: 1)) }
+            let batch = builder.finish(
+                producer: ProducerID(rawValue: sent.producer), epoch: sent.epoch,
+                sequence: sent.sequence)
+            client.send(
+                FrameHeader(opcode: .publish, correlation: sent.correlation, stream: partition)
+                    .frame(body: batch))
+        }
+    }
+
+    /// Moves confirms and deliveries of a client into the history.
+    package func note(_ client: SimulatedClient) {
+        history.confirm(client.confirms)
+        client.confirms = []
+        let from = taken[ObjectIdentifier(client)] ?? 0
+        for record in client.delivered[from...] {
+            history.delivered[record.partition, default: [:]][record.offset] = record.value
+        }
+        taken[ObjectIdentifier(client)] = client.delivered.count
+    }
+
+    /// Waits until everything sent to `partitions` is confirmed.
+    package func settle(_ client: SimulatedClient, _ partitions: [UInt32]) {
+        run {
+            note(client)
+            return client.isClosed
+                || partitions.allSatisfy { partition in
+                    (history.sent[partition] ?? []).allSatisfy { $0.confirmedAt != nil }
+                }
+        }
+        note(client)
+    }
+
+    package func ack(
+        _ client: SimulatedClient, queue: String, group: String, stream: UInt32,
+        partition: UInt32, offset: UInt64
+    ) {
+        let key = History.CursorKey(queue: queue, group: group, partition: partition)
+        history.acksAsked[key] = max(history.acksAsked[key] ?? 0, offset)
+        let reply = client.ask(
+            .ack, Ack(partition: partition, epoch: 1, offset: offset), stream: stream,
+            reply: Ack.self)
+        if let reply {
+            history.acksConfirmed[key] = max(history.acksConfirmed[key] ?? 0, reply.offset)
+        }
+    }
+}

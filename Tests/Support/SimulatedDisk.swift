@@ -1,0 +1,307 @@
+package import BrokerBasics
+package import LogStorage
+
+// How it works. A file is its durable bytes plus the writes that came since and are not known to be
+// on stable storage, in order. A sync, or a synced write's completion, makes writes durable. A power
+// cut keeps any subset of the sectors of the others; a killed process leaves the completed ones in
+// the device's cache, where the next power cut may still take them. Names are treated alike: made or
+// removed names are durable only after a sync of their directory.
+
+/// A disk in memory that loses what a real one may lose.
+package final class SimulatedDisk: RecoveryStorage {
+    package static let sectorBytes = 512
+
+    private struct PendingWrite {
+        var id: Int
+        var position: Int
+        var bytes: [UInt8]
+        var isComplete: Bool
+    }
+    private struct Inode {
+        var durable: [UInt8] = []
+        var pending: [PendingWrite] = []
+        /// The length with everything that was done, durable or not.
+        var length = 0
+        var durableLength = 0
+    }
+    private enum NameChange {
+        case made(FileName, Int)
+        case removed(FileName)
+        var directory: StorageDirectory {
+            switch self {
+            case .made(let name, _), .removed(let name): name.directory
+            }
+        }
+    }
+
+    private var inodes: [Int: Inode] = [:]
+    private var names: [FileName: Int] = [:]
+    private var durableNames: [FileName: Int] = [:]
+    private var pendingNames: [NameChange] = []
+    private var nextInode = 1
+    private var nextWrite = 1
+
+    /// Recovery's operations until it crashes; `nil`: never.
+    package var operationsUntilCrash: Int?
+    package private(set) var operations = 0
+    /// Counts what a power cut took or tore: a test that needs it asserts that it is not 0.
+    package private(set) var sectorsLost = 0
+    package private(set) var sectorsKept = 0
+
+    package init() {}
+
+    // MARK: what a crash leaves
+
+    /// How much of what is not on stable storage a power cut keeps.
+    package enum Survival: Sendable {
+        case none
+        case all
+        /// Each sector, and each name, by a coin.
+        case some
+        /// The later half of the writes, whole, and not the earlier: reordering.
+        case latest
+    }
+
+    /// The disk after a power cut now.
+    package func afterPowerCut(
+        _ survival: Survival, _ random: inout SeededRandom
+    ) -> SimulatedDisk {
+        let disk = SimulatedDisk()
+        disk.nextInode = nextInode
+        disk.durableNames = durableNames
+        for change in pendingNames where keeps(survival, &random) {
+            switch change {
+            case .made(let name, let inode): disk.durableNames[name] = inode
+            case .removed(let name): disk.durableNames.removeValue(forKey: name)
+            }
+        }
+        disk.names = disk.durableNames
+        for inode in Set(disk.names.values) {
+            guard let file = inodes[inode] else { continue }
+            var bytes = file.durable
+            let keptLength =
+                keeps(survival, &random) ? max(file.length, bytes.count) : file.durableLength
+            for (place, write) in file.pending.enumerated() {
+                switch survival {
+                case .none: disk.sectorsLost += write.bytes.count / Self.sectorBytes
+                case .all: disk.apply(write, to: &bytes, keep: { true })
+                case .some:
+                    // A write is whole or absent more often than torn.
+                    switch random.below(4) {
+                    case 0: disk.sectorsLost += write.bytes.count / Self.sectorBytes
+                    case 1: disk.apply(write, to: &bytes, keep: { true })
+                    default: disk.apply(write, to: &bytes, keep: { random.chance(1, in: 2) })
+                    }
+                case .latest:
+                    if place * 2 >= file.pending.count {
+                        disk.apply(write, to: &bytes, keep: { true })
+                    }
+                }
+            }
+            if bytes.count < keptLength {
+                bytes += [UInt8](repeating: 0, count: keptLength - bytes.count)
+            }
+            disk.inodes[inode] = Inode(
+                durable: bytes, pending: [], length: bytes.count, durableLength: bytes.count)
+        }
+        return disk
+    }
+
+    private func keeps(_ survival: Survival, _ random: inout SeededRandom) -> Bool {
+        switch survival {
+        case .none: false
+        case .all, .latest: true
+        case .some: random.chance(1, in: 2)
+        }
+    }
+
+    private func apply(_ write: PendingWrite, to bytes: inout [UInt8], keep: () -> Bool) {
+        var at = 0
+        while at < write.bytes.count {
+            let count = min(Self.sectorBytes, write.bytes.count - at)
+            if keep() {
+                let position = write.position + at
+                if bytes.count < position + count {
+                    bytes += [UInt8](repeating: 0, count: position + count - bytes.count)
+                }
+                bytes.replaceSubrange(
+                    position ..< position + count, with: write.bytes[at ..< at + count])
+                sectorsKept += 1
+            } else {
+                sectorsLost += 1
+            }
+            at += count
+        }
+    }
+
+    /// The disk after the process was killed now: what completed stays visible, though not on stable
+    /// storage; of what was in flight each write is done or not.
+    package func afterKill(_ random: inout SeededRandom) -> SimulatedDisk {
+        let disk = SimulatedDisk()
+        disk.nextInode = nextInode
+        disk.nextWrite = nextWrite
+        disk.names = names
+        disk.durableNames = durableNames
+        disk.pendingNames = pendingNames
+        disk.inodes = inodes
+        for inode in disk.inodes.keys {
+            disk.inodes[inode]?.pending.removeAll { !$0.isComplete && random.chance(1, in: 2) }
+            if let count = disk.inodes[inode]?.pending.count {
+                for place in 0 ..< count { disk.inodes[inode]?.pending[place].isComplete = true }
+            }
+        }
+        return disk
+    }
+
+    /// Flips one bit of a file's durable bytes; for tests of damage.
+    package func flip(_ name: FileName, bit: Int) {
+        guard let inode = names[name] else { return }
+        inodes[inode]?.durable[bit / 8] ^= 1 << UInt8(bit % 8)
+    }
+
+    package func length(_ name: FileName) -> Int { names[name].flatMap { inodes[$0]?.length } ?? 0 }
+    package var allNames: [FileName] { names.keys.sorted { $0.path < $1.path } }
+
+    // MARK: the machine's operations
+
+    package func open(_ name: FileName, create: Bool) -> Int? {
+        if let inode = names[name] { return inode }
+        guard create else { return nil }
+        let inode = nextInode
+        nextInode += 1
+        inodes[inode] = Inode()
+        names[name] = inode
+        pendingNames.append(.made(name, inode))
+        return inode
+    }
+
+    package func allocate(_ inode: Int, upTo length: Int) {
+        let before = inodes[inode]?.length ?? 0
+        inodes[inode]?.length = max(before, length)
+    }
+
+    /// A write begins; its sectors may reach the disk from now on.
+    package func beginWrite(_ inode: Int, position: Int, bytes: [UInt8]) -> Int {
+        let id = nextWrite
+        nextWrite += 1
+        inodes[inode]?.pending.append(
+            PendingWrite(id: id, position: position, bytes: bytes, isComplete: false))
+        let before = inodes[inode]?.length ?? 0
+        inodes[inode]?.length = max(before, position + bytes.count)
+        return id
+    }
+
+    package func completeWrite(_ inode: Int, id: Int, synced: Bool) {
+        guard let place = inodes[inode]?.pending.firstIndex(where: { $0.id == id }) else { return }
+        inodes[inode]?.pending[place].isComplete = true
+        if synced { makeDurable(inode, [id]) }
+    }
+
+    private func makeDurable(_ inode: Int, _ ids: Set<Int>) {
+        guard var file = inodes[inode] else { return }
+        inodes[inode] = nil
+        for write in file.pending where ids.contains(write.id) {
+            apply(write, to: &file.durable, keep: { true })
+        }
+        file.pending.removeAll { ids.contains($0.id) }
+        file.durableLength = max(file.durableLength, file.durable.count)
+        inodes[inode] = file
+    }
+
+    /// What a sync that begins now will make durable.
+    package func beginSync(_ inode: Int) -> Set<Int> {
+        Set((inodes[inode]?.pending ?? []).filter(\.isComplete).map(\.id))
+    }
+    package func completeSync(_ inode: Int, _ ids: Set<Int>) {
+        makeDurable(inode, ids)
+        guard var file = inodes[inode] else { return }
+        file.durableLength = max(file.durableLength, file.length)
+        inodes[inode] = file
+    }
+
+    package func completeDirectorySync(_ directory: StorageDirectory) {
+        for change in pendingNames where change.directory == directory {
+            switch change {
+            case .made(let name, let inode): durableNames[name] = inode
+            case .removed(let name): durableNames.removeValue(forKey: name)
+            }
+        }
+        pendingNames.removeAll { $0.directory == directory }
+    }
+
+    package func unlink(_ name: FileName) {
+        guard names.removeValue(forKey: name) != nil else { return }
+        pendingNames.append(.removed(name))
+    }
+
+    /// What a read sees: everything done, durable or not.
+    package func contents(_ inode: Int, position: Int, count: Int) -> [UInt8] {
+        guard let file = inodes[inode], position < file.length else { return [] }
+        let end = min(file.length, position + count)
+        var bytes = [UInt8](repeating: 0, count: end - position)
+        func lay(_ source: [UInt8], at start: Int) {
+            let from = max(position, start)
+            let to = min(end, start + source.count)
+            guard from < to else { return }
+            bytes.replaceSubrange(
+                from - position ..< to - position, with: source[from - start ..< to - start])
+        }
+        lay(file.durable, at: 0)
+        for write in file.pending where write.isComplete { lay(write.bytes, at: write.position) }
+        return bytes
+    }
+
+    // MARK: RecoveryStorage
+
+    private func step() throws(StorageFailure) {
+        operations += 1
+        if let left = operationsUntilCrash {
+            guard left > 0 else { throw StorageFailure("the simulated machine crashed") }
+            operationsUntilCrash = left - 1
+        }
+    }
+
+    package func list(_ directory: StorageDirectory) throws(StorageFailure) -> [String] {
+        names.keys.filter { $0.directory == directory }.map(\.name).sorted()
+    }
+    package func makeDirectory(_ directory: StorageDirectory) throws(StorageFailure) {}
+    package func size(_ file: FileName) throws(StorageFailure) -> UInt64? {
+        names[file].flatMap { inodes[$0] }.map { UInt64($0.length) }
+    }
+    package func read(
+        _ file: FileName, at position: UInt64, into buffer: UnsafeMutableRawBufferPointer
+    ) throws(StorageFailure) -> Int {
+        guard let inode = names[file] else { throw StorageFailure("no file \(file.path)", errno: 2) }
+        let bytes = contents(inode, position: Int(position), count: buffer.count)
+        buffer.copyBytes(from: bytes)
+        return bytes.count
+    }
+    package func write(
+        _ file: FileName, at position: UInt64, _ bytes: UnsafeRawBufferPointer
+    ) throws(StorageFailure) {
+        guard let inode = open(file, create: true) else { return }
+        let id = beginWrite(inode, position: Int(position), bytes: [UInt8](bytes))
+        try step()
+        completeWrite(inode, id: id, synced: false)
+    }
+    package func makeZeroed(_ file: FileName, bytes: UInt64) throws(StorageFailure) {
+        guard let inode = open(file, create: true) else { return }
+        try step()
+        let id = beginWrite(
+            inode, position: 0, bytes: [UInt8](repeating: 0, count: Int(bytes)))
+        completeWrite(inode, id: id, synced: false)
+    }
+    package func sync(_ file: FileName) throws(StorageFailure) {
+        try step()
+        guard let inode = names[file] else { return }
+        completeSync(inode, beginSync(inode))
+    }
+    package func syncDirectory(_ directory: StorageDirectory) throws(StorageFailure) {
+        try step()
+        completeDirectorySync(directory)
+    }
+    package func remove(_ file: FileName) throws(StorageFailure) {
+        try step()
+        unlink(file)
+    }
+}
