@@ -42,7 +42,11 @@ final class CrashEnumerator {
         runner.aroundCompletion = { [unowned self] runner, operation in
             try self.crash(runner, operation)
         }
-        try scenario.play(runner)
+        do {
+            try scenario.play(runner)
+        } catch {
+            throw Violation("\(scenario.name), seed \(seed): \(runner.violation ?? error)")
+        }
         if let violation = runner.violation { throw violation }
     }
 

@@ -211,11 +211,13 @@ struct Scenario: Sendable, CustomStringConvertible {
         var client = try client(runner)
         let queue = runner.createQueue(client, "orders", partitions: 2)
         let producer = try producer(runner, client)
-        for life in 0 ..< 4 {
-            for _ in 0 ..< 6 {
-                for partition in queue { runner.publish(client, producer, partition, records: 2) }
+        for life in 0 ..< 8 {
+            // Two writes are in flight when the process dies: whole in the device's cache, or not.
+            for _ in 0 ..< 1 + life % 3 {
+                runner.publish(client, producer, queue[0], records: 2)
+                runner.publish(client, producer, queue[1], records: 3)
             }
-            for _ in 0 ..< 3 { runner.shard.step() }
+            if life % 4 == 3 { runner.shard.step() }
             runner.note(client)
             if runner.violation != nil { return }
             try runner.crash(nil)

@@ -110,6 +110,11 @@ package struct ReadBack {
                     .queueDescribe, QueueNameRequest(name: item.name), reply: QueueInfo.self)
             else { throw Violation("queue \(item.name) is listed and not described") }
             queues[item.name] = info
+            mix(item.name.utf8)
+            for label in info.labels {
+                mix(label.name.utf8)
+                mix(label.value.utf8)
+            }
             guard client.subscribe(item.name, stream: UInt32(place + 1)) != nil else {
                 throw Violation("queue \(item.name) can't be subscribed")
             }

@@ -17,7 +17,6 @@ package final class ScenarioRunner {
     package var aroundCompletion: ((_ runner: ScenarioRunner, _ operation: String) throws -> Void)?
     package private(set) var violation: (any Error)?
     private var sequences: [[UInt64]: UInt64] = [:]
-    private var taken: [ObjectIdentifier: Int] = [:]
 
     package init(settings: SimulatedShard.Settings, seed: UInt64) throws {
         self.settings = settings
@@ -162,11 +161,10 @@ package final class ScenarioRunner {
     package func note(_ client: SimulatedClient) {
         history.confirm(client.confirms)
         client.confirms = []
-        let from = taken[ObjectIdentifier(client)] ?? 0
-        for record in client.delivered[from...] {
+        for record in client.delivered[client.notedDeliveries...] {
             history.delivered[record.partition, default: [:]][record.offset] = record.value
         }
-        taken[ObjectIdentifier(client)] = client.delivered.count
+        client.notedDeliveries = client.delivered.count
     }
 
     /// Waits until everything sent to `partitions` is confirmed.
@@ -179,6 +177,16 @@ package final class ScenarioRunner {
                 }
         }
         note(client)
+        let isSettled = partitions.allSatisfy { partition in
+            (history.sent[partition] ?? []).allSatisfy { $0.confirmedAt != nil }
+        }
+        if violation == nil, !client.isClosed, !isSettled {
+            let refused = client.replies.values.first { $0.header.status != 0 }
+            violation = Violation(
+                "what was sent is never confirmed; refused with \(refused?.header.status ?? 0)")
+        }
+        // What was confirmed must also survive the crashes that come right after.
+        shard.pass(milliseconds: 1)
     }
 
     package func ack(

@@ -30,6 +30,8 @@ package final class SimulatedClient {
     package var replies: [UInt64: (header: FrameHeader, body: [UInt8])] = [:]
     package var confirms: [ConfirmEntry] = []
     package var delivered: [Delivered] = []
+    /// How many of `delivered` the history has taken in.
+    package var notedDeliveries = 0
     package var lost: [Lost] = []
     package var pushes: [(header: FrameHeader, body: [UInt8])] = []
     package var badBatches = 0

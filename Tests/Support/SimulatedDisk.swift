@@ -76,7 +76,7 @@ package final class SimulatedDisk: RecoveryStorage {
             }
         }
         disk.names = disk.durableNames
-        for inode in Set(disk.names.values) {
+        for inode in Set(disk.names.values).sorted() {
             guard let file = inodes[inode] else { continue }
             var bytes = file.durable
             let keptLength =
@@ -144,7 +144,7 @@ package final class SimulatedDisk: RecoveryStorage {
         disk.durableNames = durableNames
         disk.pendingNames = pendingNames
         disk.inodes = inodes
-        for inode in disk.inodes.keys {
+        for inode in disk.inodes.keys.sorted() {
             disk.inodes[inode]?.pending.removeAll { !$0.isComplete && random.chance(1, in: 2) }
             if let count = disk.inodes[inode]?.pending.count {
                 for place in 0 ..< count { disk.inodes[inode]?.pending[place].isComplete = true }

@@ -1,0 +1,83 @@
+internal import BrokerBasics
+internal import BrokerTestSupport
+internal import LogStorage
+internal import Testing
+
+/// A way of being wrong, and the scenario whose crash enumeration catches it.
+struct BrokenVariant: Sendable, CustomStringConvertible {
+    let name: String
+    let scenario: Scenario
+    let fault: @Sendable (inout StorageFaults) -> Void
+    var description: String { name }
+
+    static let all: [BrokenVariant] = [
+        BrokenVariant(name: "journal writes are not synced", scenario: .publishSynced) {
+            $0.journalNotSynced = true
+        },
+        BrokenVariant(name: "a confirm leaves before its sync", scenario: .publishSynced) {
+            $0.confirmBeforeSync = true
+        },
+        BrokenVariant(name: "a delivery leaves before its sync", scenario: .publishSynced) {
+            $0.deliverBeforeSync = true
+        },
+        BrokenVariant(name: "an ack is answered before its sync", scenario: .acks) {
+            $0.ackBeforeSync = true
+        },
+        BrokenVariant(
+            name: "a second write counts before the first is durable", scenario: .fullJournal
+        ) { $0.outOfOrderCompletion = true },
+        BrokenVariant(
+            name: "the journal's checksum is not seeded and a recycled block is accepted",
+            scenario: .recycling
+        ) { $0.checksumNotSeeded = true },
+        BrokenVariant(name: "sequences are not rebuilt from the journal", scenario: .producerRetry) {
+            $0.sequenceNotPersisted = true
+        },
+        BrokenVariant(name: "groups of an older term are accepted", scenario: .killThenPowerCut) {
+            $0.oldTermAccepted = true
+        },
+        BrokenVariant(name: "truncation is off by one group", scenario: .publishSynced) {
+            $0.truncationOffByOne = true
+        },
+        BrokenVariant(name: "new names are not synced", scenario: .recycling) {
+            $0.directoryNotSynced = true
+        },
+        BrokenVariant(name: "segments are not synced before a checkpoint", scenario: .recycling) {
+            $0.segmentNotSynced = true
+        },
+        BrokenVariant(
+            name: "the journal is recycled before the checkpoint is durable",
+            scenario: .fullJournal
+        ) { $0.recycleBeforeCheckpoint = true },
+        BrokenVariant(
+            name: "the recovered tail is served without a sync", scenario: .killThenPowerCut
+        ) { $0.recoveredTailNotSynced = true },
+        BrokenVariant(name: "the reservation is ignored", scenario: .publishMemory) {
+            $0.reservationIgnored = true
+        },
+        BrokenVariant(name: "cursors are left out of checkpoints", scenario: .acks) {
+            $0.cursorNotCheckpointed = true
+        },
+    ]
+}
+
+@Suite("Broken on purpose")
+struct BrokenOnPurposeTests {
+    @Test("crash enumeration catches each broken variant", arguments: BrokenVariant.all)
+    func isCaught(variant: BrokenVariant) throws {
+        var faults = StorageFaults()
+        variant.fault(&faults)
+        var caught: [String] = []
+        for seed in UInt64(1) ... 12 where caught.isEmpty {
+            do {
+                try CrashEnumerator(
+                    scenario: variant.scenario, seed: seed, subsets: 3, faults: faults
+                ).run()
+            } catch {
+                caught.append("\(error)")
+            }
+        }
+        print("broken on purpose: \(variant.name): \(caught.first ?? "NOT CAUGHT")")
+        #expect(!caught.isEmpty, "\(variant.name) is not caught by \(variant.scenario.name)")
+    }
+}
