@@ -113,6 +113,11 @@ let package = Package(
         tests(
             "BrokerctlTests",
             of: ["BrokerBasics", "WireProtocol", "BlockingClient", "ScriptedServer", "brokerctl"]
+        // The load tool: its own io_uring driver, and the yardsticks in C.
+        .target(
+            name: "CBaseline",
+            path: "Bench/CBaseline",
+            linkerSettings: [.linkedLibrary("uring")]
         ),
     ]
 )
