@@ -13,8 +13,19 @@ let house: [SwiftSetting] = [
 func library(_ name: String, _ path: String, uses: [Target.Dependency] = []) -> Target {
     .target(name: name, dependencies: uses, path: path, swiftSettings: house)
 }
-func tool(_ name: String, _ path: String, uses: [Target.Dependency]) -> Target {
-    .executableTarget(name: name, dependencies: uses, path: path, swiftSettings: house)
+func tool(
+    _ name: String,
+    _ path: String,
+    uses: [Target.Dependency],
+    except: [String] = []
+) -> Target {
+    .executableTarget(
+        name: name,
+        dependencies: uses,
+        path: path,
+        exclude: except,
+        swiftSettings: house
+    )
 }
 func tests(_ name: String, of uses: [Target.Dependency], exclude: [String] = []) -> Target {
     .testTarget(
@@ -30,12 +41,15 @@ let hummingbird = Target.Dependency.product(name: "Hummingbird", package: "hummi
 let configuration = Target.Dependency.product(name: "Configuration", package: "swift-configuration")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 let arguments = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
+let histogram = Target.Dependency.product(name: "Histogram", package: "hdrhistogram-swift")
 
 let package = Package(
     name: "millrace",
     platforms: [.macOS(.v15)],
     products: [
         .library(name: "WireProtocol", targets: ["WireProtocol"])
+        .library(name: "WireProtocol", targets: ["WireProtocol"]),
+        .executable(name: "brokerload", targets: ["brokerload"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser.git", from: "1.8.0"),
@@ -118,6 +132,19 @@ let package = Package(
             name: "CBaseline",
             path: "Bench/CBaseline",
             linkerSettings: [.linkedLibrary("uring")]
+        ),
+        tool(
+            "brokerload",
+            "Bench/Load",
+            uses: [
+                "BrokerBasics", "WireProtocol", "CLinux", "ShardRuntime", "CBaseline", arguments,
+                histogram,
+            ],
+            except: ["README.md"]
+        ),
+        tests(
+            "BrokerloadTests",
+            of: ["brokerload", "BrokerBasics", "WireProtocol", "CBaseline", histogram]
         ),
     ]
 )
