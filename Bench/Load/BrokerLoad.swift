@@ -19,7 +19,7 @@ struct BrokerLoad: ParsableCommand {
             """,
         version: version,
         subcommands: [
-            PublishCommand.self, EndToEndCommand.self, BaselineCommand.self,
+            PublishCommand.self, EndToEndCommand.self, ReplayCommand.self, BaselineCommand.self,
         ]
     )
 
