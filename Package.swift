@@ -47,7 +47,6 @@ let package = Package(
     name: "millrace",
     platforms: [.macOS(.v15)],
     products: [
-        .library(name: "WireProtocol", targets: ["WireProtocol"])
         .library(name: "WireProtocol", targets: ["WireProtocol"]),
         .executable(name: "brokerload", targets: ["brokerload"]),
     ],
@@ -127,6 +126,8 @@ let package = Package(
         tests(
             "BrokerctlTests",
             of: ["BrokerBasics", "WireProtocol", "BlockingClient", "ScriptedServer", "brokerctl"]
+        ),
+
         // The load tool: its own io_uring driver, and the yardsticks in C.
         .target(
             name: "CBaseline",
