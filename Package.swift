@@ -8,6 +8,9 @@ let house: [SwiftSetting] = [
     .enableUpcomingFeature("InternalImportsByDefault"),
     .enableUpcomingFeature("MemberImportVisibility"),
     .treatAllWarnings(as: .error),
+    // The hot path crosses modules: without it each step is a call, and a getter of a partition
+    // copies it. Measured with 64 B publishes, 1000 in flight: see Bench/Results.
+    .unsafeFlags(["-cross-module-optimization"], .when(configuration: .release)),
 ]
 
 func library(_ name: String, _ path: String, uses: [Target.Dependency] = []) -> Target {

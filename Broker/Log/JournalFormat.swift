@@ -7,7 +7,7 @@ internal import BrokerBasics
 package struct JournalGeometry: Equatable, Sendable {
     /// What one group is padded to. Not the disk's 512: a disk with 4,096-byte sectors would rewrite
     /// durable neighbours.
-    package static let blockBytes = 4096
+    @inlinable package static var blockBytes: Int { 4096 }
 
     package var fileBytes: UInt64
     package var fileCount: Int
@@ -66,8 +66,8 @@ package enum JournalEntryKind: UInt8, Sendable, CaseIterable {
 /// An entry is `payload_bytes u32 | kind u8 | flags u8 | 0 u16 | object u32 | 0 u32`, the payload,
 /// and padding to 8 bytes.
 package struct JournalGroupHeader: Equatable, Sendable {
-    package static let byteCount = 64
-    package static let entryHeaderBytes = 16
+    @inlinable package static var byteCount: Int { 64 }
+    @inlinable package static var entryHeaderBytes: Int { 16 }
     package static let magic: UInt32 = 0x474A_524D
 
     package var bytes: Int

@@ -4,7 +4,7 @@ internal import WireProtocol
 /// The first block of a segment file (4,096 bytes): magic "MRSEGMNT" | format u32 | partition u32 |
 /// base_offset u64 | term u64 | made_at u64 | zeros | CRC32C u32 in the last four bytes.
 package enum SegmentHeader {
-    package static let byteCount = 4096
+    @inlinable package static var byteCount: Int { 4096 }
 
     package static func encode(
         _ base: UnsafeMutableRawPointer, partition: UInt32, baseOffset: UInt64, term: UInt64,
@@ -47,8 +47,8 @@ package enum SegmentHeader {
 ///
 /// A partition's tail in memory is kept in this very form, so that writing behind copies nothing.
 package struct ChunkHeader: Equatable, Sendable {
-    package static let byteCount = 64
-    package static let blockBytes = 4096
+    @inlinable package static var byteCount: Int { 64 }
+    @inlinable package static var blockBytes: Int { 4096 }
     package static let magic: UInt32 = 0x4B43_524D
     package static let sealFlag: UInt32 = 1
 

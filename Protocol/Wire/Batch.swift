@@ -1,4 +1,4 @@
-internal import BrokerBasics
+package import BrokerBasics
 
 /// The producer's part of a batch (SPEC.md, section 5.1): the bytes that a producer checksums and
 /// that nobody rewrites, from the socket to the journal to the segment to the consumer.
@@ -17,9 +17,9 @@ internal import BrokerBasics
 /// 40     records
 /// ```
 package struct BatchHeader: Equatable, Sendable {
-    package static let byteCount = 40
-    package static let format: UInt8 = 1
-    package static let lostAttribute: UInt8 = 1
+    @inlinable package static var byteCount: Int { 40 }
+    @inlinable package static var format: UInt8 { 1 }
+    @inlinable package static var lostAttribute: UInt8 { 1 }
 
     package var batchBytes: Int
     package var checksum: UInt32
@@ -80,8 +80,9 @@ package struct BatchHeader: Equatable, Sendable {
 /// The stamp's checksum names the partition and binds the stamp to its records, so bytes that
 /// belong elsewhere are not taken for this partition's.
 package struct StoredBatch {
-    package static let stampBytes = 24
-    package static let headerBytes = stampBytes + BatchHeader.byteCount
+    package typealias Checksum = CRC32C
+    @inlinable package static var stampBytes: Int { 24 }
+    @inlinable package static var headerBytes: Int { stampBytes + BatchHeader.byteCount }
     /// The records' place in a `lost` batch holds the end of its range, a u64.
     static let lostBodyBytes = 8
 

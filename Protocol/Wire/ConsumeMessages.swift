@@ -126,7 +126,7 @@ package struct Assignment: WireMessage {
 /// Absolute credit: a repeated or overtaken frame changes nothing, a lost one is made good by the
 /// next.
 package struct Credit: WireMessage {
-    package static let byteCount = 16
+    @inlinable package static var byteCount: Int { 16 }
     package var records: UInt64
     package var bytes: UInt64
     package init(records: UInt64, bytes: UInt64) {
@@ -146,7 +146,7 @@ package struct Credit: WireMessage {
 /// "Everything below `offset` is done" for one partition of the subscription's group. The reply has
 /// the same body and may answer several acks at once: it names the highest.
 package struct Ack: WireMessage {
-    package static let byteCount = 16
+    @inlinable package static var byteCount: Int { 16 }
     package var partition: UInt32
     /// The partition's epoch as the member saw it in the batch.
     package var epoch: UInt32

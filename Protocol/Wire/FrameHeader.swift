@@ -1,4 +1,4 @@
-internal import BrokerBasics
+package import BrokerBasics
 
 /// Why bytes can't be a frame: the peer's fault, and the connection is closed after saying so.
 package enum FrameError: Error, Equatable {
@@ -34,13 +34,14 @@ package enum FrameError: Error, Equatable {
 /// 28 u32 checksum      CRC32C of bytes 0 ..< 28 and the body (publish, deliver: the TLVs only)
 /// ```
 package struct FrameHeader: Equatable, Sendable {
-    package static let byteCount = 32
-    package static let version: UInt8 = 1
+    package typealias Checksum = CRC32C
+    @inlinable package static var byteCount: Int { 32 }
+    @inlinable package static var version: UInt8 { 1 }
     package static let defaultFrameBytesMax: UInt32 = 1 << 20
 
-    package static let replyFlag: UInt8 = 1
-    package static let errorFlag: UInt8 = 2
-    package static let pushFlag: UInt8 = 4
+    @inlinable package static var replyFlag: UInt8 { 1 }
+    @inlinable package static var errorFlag: UInt8 { 2 }
+    @inlinable package static var pushFlag: UInt8 { 4 }
 
     package var frameBytes: UInt32
     package var opcode: UInt16

@@ -48,8 +48,8 @@ package struct ProducerOpenReply: WireMessage {
 /// 34     reserved, 6 bytes
 /// ```
 package struct ConfirmEntry: Equatable, Sendable {
-    package static let byteCount = 40
-    package static let duplicateFlag: UInt8 = 1
+    @inlinable package static var byteCount: Int { 40 }
+    @inlinable package static var duplicateFlag: UInt8 { 1 }
 
     package var correlation: UInt64
     package var requests: UInt32

@@ -78,7 +78,7 @@ extension ShardMachine {
             let verdict = state.producers.judge(
                 producer: producer, epoch: epoch, partition: header.stream, sequence: sequence,
                 records: records, anyStart: partition.pointee.level == .memory)
-            guard verdict == .accept else {
+            guard case .accept = verdict else {
                 return notAccepted(
                     verdict, connectionIndex, connection, header, partition, records: records,
                     sequence: sequence)

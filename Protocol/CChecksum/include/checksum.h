@@ -6,6 +6,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/// A CRC32C.
+typedef uint32_t millrace_crc32c_value;
+
 /// Extends `crc` (0 to begin) over `count` bytes. crc(A followed by B) == extend(crc(A), B).
 uint32_t millrace_crc32c(uint32_t crc, const void *_Nonnull bytes, size_t count);
 
