@@ -6,30 +6,30 @@ internal import BrokerBasics
 // not acked is delivered again.
 
 /// Consumers that share one cursor per partition. Cold: touched by subscribe, ack and leave.
-package struct ConsumerGroup: Sendable {
-    package struct Member: Sendable, Equatable {
+public struct ConsumerGroup: Sendable {
+    public struct Member: Sendable, Equatable {
         /// The shard's index of the member's subscription.
-        package var subscription: Int32
-        package var name: String
-        package init(subscription: Int32, name: String) {
+        public var subscription: Int32
+        public var name: String
+        public init(subscription: Int32, name: String) {
             self.subscription = subscription
             self.name = name
         }
     }
 
-    package let id: UInt32
-    package let queue: UInt32
-    package let name: String
+    public let id: UInt32
+    public let queue: UInt32
+    public let name: String
     /// By partition index: every offset below is acked. Durable.
-    package private(set) var cursors: [UInt64]
+    public private(set) var cursors: [UInt64]
     /// In the order of joining.
-    package private(set) var members: [Member] = []
+    public private(set) var members: [Member] = []
     /// By partition index: the subscription that reads it, or -1.
-    package private(set) var owners: [Int32]
+    public private(set) var owners: [Int32]
     /// Counts membership changes since the start of the broker.
-    package private(set) var generation: UInt64 = 0
+    public private(set) var generation: UInt64 = 0
 
-    package init(id: UInt32, queue: UInt32, name: String, cursors: [UInt64]) {
+    public init(id: UInt32, queue: UInt32, name: String, cursors: [UInt64]) {
         self.id = id
         self.queue = queue
         self.name = name
@@ -38,25 +38,25 @@ package struct ConsumerGroup: Sendable {
     }
 
     /// Moves the ack floor of one partition; it never goes back.
-    package mutating func advance(partition index: Int, to offset: UInt64) {
+    public mutating func advance(partition index: Int, to offset: UInt64) {
         invariant(
             offset >= cursors[index],
             "group \(name): ack floor \(cursors[index]) can't become \(offset)")
         cursors[index] = offset
     }
 
-    package mutating func join(_ member: Member) {
+    public mutating func join(_ member: Member) {
         members.append(member)
         balance()
     }
 
-    package mutating func leave(subscription: Int32) {
+    public mutating func leave(subscription: Int32) {
         members.removeAll { $0.subscription == subscription }
         for index in owners.indices where owners[index] == subscription { owners[index] = -1 }
         balance()
     }
 
-    package func partitions(of subscription: Int32) -> [Int] {
+    public func partitions(of subscription: Int32) -> [Int] {
         owners.indices.filter { owners[$0] == subscription }
     }
 

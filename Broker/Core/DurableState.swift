@@ -1,37 +1,37 @@
-package import BrokerBasics
-package import LogStorage
+public import BrokerBasics
+public import LogStorage
 internal import WireProtocol
 
 /// Everything of a shard that must survive: queues, partitions, producers, groups. Changed only by
 /// `apply` and by appending batches; saved by `snapshot`, rebuilt by `Recovery`.
-package struct DurableState: ~Copyable {
-    package static let partitionsMax = 1 << 20
+public struct DurableState: ~Copyable {
+    public static let partitionsMax = 1 << 20
 
-    package var pool: ChunkPool
-    package var partitions: StablePool<Partition>
+    public var pool: ChunkPool
+    public var partitions: StablePool<Partition>
     /// By partition id: the index in `partitions`, -1 when it is gone.
-    package private(set) var partitionIndex: [Int32] = []
-    package private(set) var queues: [UInt32: Queue] = [:]
-    package private(set) var queuesByName: [String: UInt32] = [:]
-    package var producers = ProducerTable()
-    package var groups: [UInt32: ConsumerGroup] = [:]
-    package private(set) var groupsByName: [GroupName: UInt32] = [:]
+    public private(set) var partitionIndex: [Int32] = []
+    public private(set) var queues: [UInt32: Queue] = [:]
+    public private(set) var queuesByName: [String: UInt32] = [:]
+    public var producers = ProducerTable()
+    public var groups: [UInt32: ConsumerGroup] = [:]
+    public private(set) var groupsByName: [GroupName: UInt32] = [:]
 
-    package private(set) var nextQueue: UInt32 = 1
-    package private(set) var nextPartition: UInt32 = 1
-    package private(set) var nextProducer: UInt64 = 1
-    package private(set) var nextGroup: UInt32 = 1
+    public private(set) var nextQueue: UInt32 = 1
+    public private(set) var nextPartition: UInt32 = 1
+    public private(set) var nextProducer: UInt64 = 1
+    public private(set) var nextGroup: UInt32 = 1
 
-    package struct GroupName: Hashable, Sendable {
-        package var queue: UInt32
-        package var name: String
-        package init(queue: UInt32, name: String) {
+    public struct GroupName: Hashable, Sendable {
+        public var queue: UInt32
+        public var name: String
+        public init(queue: UInt32, name: String) {
             self.queue = queue
             self.name = name
         }
     }
 
-    package init(chunkBytesMax: Int, tailBudgetBytes: Int) {
+    public init(chunkBytesMax: Int, tailBudgetBytes: Int) {
         pool = ChunkPool(chunkBytesMax: chunkBytesMax, budgetBytes: tailBudgetBytes)
         partitions = StablePool(capacityMax: Self.partitionsMax)
     }
@@ -50,22 +50,22 @@ package struct DurableState: ~Copyable {
 
     /// The pool index of a partition, or `nil` when there is none with this id.
     @inline(__always)
-    package func index(ofPartition id: UInt32) -> Int32? {
+    public func index(ofPartition id: UInt32) -> Int32? {
         guard Int(id) < partitionIndex.count else { return nil }
         let index = partitionIndex[Int(id)]
         return index >= 0 ? index : nil
     }
 
-    package func queue(named name: String) -> Queue? {
+    public func queue(named name: String) -> Queue? {
         queuesByName[name].flatMap { queues[$0] }
     }
-    package func group(queue: UInt32, name: String) -> UInt32? {
+    public func group(queue: UInt32, name: String) -> UInt32? {
         groupsByName[GroupName(queue: queue, name: name)]
     }
 
     // MARK: changes
 
-    package mutating func apply(_ change: StateChange) {
+    public mutating func apply(_ change: StateChange) {
         switch change {
         case .queueCreated(let queue):
             for (index, id) in queue.partitions.enumerated() {
@@ -131,7 +131,7 @@ package struct DurableState: ~Copyable {
     }
 
     /// Frees a deleted partition that nobody reads or writes any more.
-    package mutating func forget(partition index: Int32) {
+    public mutating func forget(partition index: Int32) {
         partitions[index].pointee.log.dropAll(pool: &pool)
         partitions.remove(index)
     }
@@ -139,19 +139,19 @@ package struct DurableState: ~Copyable {
     // MARK: the checkpoint's payload
 
     /// Where a checkpoint stands in the journal.
-    package struct Position: Equatable, Sendable {
-        package var term: UInt64
+    public struct Position: Equatable, Sendable {
+        public var term: UInt64
         /// Where this term's groups begin.
-        package var termStart: UInt64
+        public var termStart: UInt64
         /// The state holds every entry below, none from here on.
-        package var journal: UInt64
+        public var journal: UInt64
         /// The tail needs the batches from here on.
-        package var replayFrom: UInt64
-        package var wallTime: UInt64
+        public var replayFrom: UInt64
+        public var wallTime: UInt64
         /// Written by an orderly stop: nothing was in memory only.
-        package var isClean: Bool
+        public var isClean: Bool
 
-        package init(
+        public init(
             term: UInt64, termStart: UInt64, journal: UInt64, replayFrom: UInt64,
             wallTime: UInt64, isClean: Bool
         ) {
@@ -166,7 +166,7 @@ package struct DurableState: ~Copyable {
 
     private static let snapshotVersion: UInt32 = 1
 
-    package func snapshot(at position: Position, faults: StorageFaults) -> [UInt8] {
+    public func snapshot(at position: Position, faults: StorageFaults) -> [UInt8] {
         var builder = ByteBuilder()
         builder.put(Self.snapshotVersion)
         builder.put(position.term)
@@ -252,7 +252,7 @@ package struct DurableState: ~Copyable {
 
     /// Rebuilds the state from a snapshot. Each partition's log then ends where its segments do; the
     /// end that the snapshot saw is returned by partition id, for checking the replay.
-    package mutating func restore(
+    public mutating func restore(
         _ payload: UnsafeRawBufferPointer
     ) throws(ByteParserError) -> (position: Position, ends: [UInt32: UInt64]) {
         var parser = ByteParser(payload)

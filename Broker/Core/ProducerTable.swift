@@ -7,13 +7,13 @@ internal import BrokerBasics
 // which rebuilds the table.
 
 /// A named or anonymous producer, as `producer-open` made it.
-package struct Producer: Sendable, Equatable {
-    package var id: UInt64
-    package var epoch: UInt16
-    package var name: String
+public struct Producer: Sendable, Equatable {
+    public var id: UInt64
+    public var epoch: UInt16
+    public var name: String
     /// Wall time of its opening or last publish known, in ns.
-    package var lastSeen: UInt64
-    package init(id: UInt64, epoch: UInt16, name: String, lastSeen: UInt64) {
+    public var lastSeen: UInt64
+    public init(id: UInt64, epoch: UInt16, name: String, lastSeen: UInt64) {
         self.id = id
         self.epoch = epoch
         self.name = name
@@ -22,27 +22,27 @@ package struct Producer: Sendable, Equatable {
 }
 
 /// Sequence `first ..< first + count` lies at `offset`.
-package struct SequenceRun: Equatable, Sendable {
-    package var first: UInt64 = 0
-    package var count: UInt64 = 0
-    package var offset: UInt64 = 0
+public struct SequenceRun: Equatable, Sendable {
+    public var first: UInt64 = 0
+    public var count: UInt64 = 0
+    public var offset: UInt64 = 0
 }
 
 /// What a (producer, partition) has stored.
-package struct ProducerProgress {
-    package static let runCount = 4
-    package var producer: UInt64
-    package var partition: UInt32
-    package var epoch: UInt16
-    package var nextSequence: UInt64 = 0
+public struct ProducerProgress {
+    public static let runCount = 4
+    public var producer: UInt64
+    public var partition: UInt32
+    public var epoch: UInt16
+    public var nextSequence: UInt64 = 0
     /// Wall time of the last publish, in ns.
-    package var lastSeen: UInt64 = 0
-    package var runs: InlineArray<4, SequenceRun> = .init(repeating: SequenceRun())
-    package var newestRun = 0
+    public var lastSeen: UInt64 = 0
+    public var runs: InlineArray<4, SequenceRun> = .init(repeating: SequenceRun())
+    public var newestRun = 0
     /// The partition lost records in a crash: the next batch may leave sequences out. Not stored.
-    package var mayJump = false
+    public var mayJump = false
 
-    package init(producer: UInt64, partition: UInt32, epoch: UInt16) {
+    public init(producer: UInt64, partition: UInt32, epoch: UInt16) {
         self.producer = producer
         self.partition = partition
         self.epoch = epoch
@@ -50,7 +50,7 @@ package struct ProducerProgress {
 
     /// Notes that `count` records from `sequence` are stored at `offset`.
     @inline(__always)
-    package mutating func stored(sequence: UInt64, count: UInt64, offset: UInt64, at time: UInt64) {
+    public mutating func stored(sequence: UInt64, count: UInt64, offset: UInt64, at time: UInt64) {
         nextSequence = sequence &+ count
         lastSeen = time
         mayJump = false
@@ -77,7 +77,7 @@ package struct ProducerProgress {
     }
 
     /// Where the record with `sequence` is, if its run is still kept.
-    package func offset(of sequence: UInt64) -> UInt64? {
+    public func offset(of sequence: UInt64) -> UInt64? {
         for index in 0 ..< Self.runCount {
             let run = runs[index]
             if sequence >= run.first, sequence - run.first < run.count {
@@ -88,9 +88,9 @@ package struct ProducerProgress {
     }
 }
 
-package struct ProducerTable: ~Copyable {
+public struct ProducerTable: ~Copyable {
     /// What to do with a numbered batch.
-    package enum Verdict: Equatable {
+    public enum Verdict: Equatable {
         case accept
         /// Stored earlier; the offset if it is still known.
         case duplicate(UInt64?)
@@ -102,13 +102,13 @@ package struct ProducerTable: ~Copyable {
         case unknown
     }
 
-    package private(set) var producers: [UInt64: Producer] = [:]
-    package private(set) var producersByName: [String: UInt64] = [:]
+    public private(set) var producers: [UInt64: Producer] = [:]
+    public private(set) var producersByName: [String: UInt64] = [:]
     private var slots: UnsafeMutablePointer<ProducerProgress>
     private var mask: Int
-    package private(set) var count = 0
+    public private(set) var count = 0
 
-    package init() {
+    public init() {
         mask = 63
         slots = Self.empty(64)
     }
@@ -129,7 +129,7 @@ package struct ProducerTable: ~Copyable {
 
     /// The progress of a pair, or `nil`. The pointer holds until the next insertion.
     @inline(__always)
-    package func find(
+    public func find(
         _ producer: UInt64, _ partition: UInt32
     ) -> UnsafeMutablePointer<ProducerProgress>? {
         var at = Self.hash(producer, partition) & mask
@@ -143,7 +143,7 @@ package struct ProducerTable: ~Copyable {
     }
 
     /// The progress of a pair, made when there is none.
-    package mutating func insert(
+    public mutating func insert(
         _ producer: UInt64, _ partition: UInt32, epoch: UInt16
     ) -> UnsafeMutablePointer<ProducerProgress> {
         if let found = find(producer, partition) { return found }
@@ -175,7 +175,7 @@ package struct ProducerTable: ~Copyable {
     /// - Parameter anyStart: the partition lost records, or may have: a first contact may begin
     ///   anywhere.
     @inline(__always)
-    package func judge(
+    public func judge(
         producer: UInt64, epoch: UInt16, partition: UInt32, sequence: UInt64, records: UInt64,
         anyStart: Bool
     ) -> Verdict {
@@ -195,7 +195,7 @@ package struct ProducerTable: ~Copyable {
     }
 
     /// Opens a producer, or its next epoch: sequences begin anew and the epoch before is fenced.
-    package mutating func open(_ producer: Producer) {
+    public mutating func open(_ producer: Producer) {
         producers[producer.id] = producer
         if !producer.name.isEmpty { producersByName[producer.name] = producer.id }
         for at in 0 ... mask where slots[at].producer == producer.id {
@@ -207,11 +207,11 @@ package struct ProducerTable: ~Copyable {
     }
 
     /// Puts back what a checkpoint held.
-    package mutating func restore(_ progress: ProducerProgress) {
+    public mutating func restore(_ progress: ProducerProgress) {
         insert(progress.producer, progress.partition, epoch: progress.epoch).pointee = progress
     }
 
-    package mutating func expire(_ id: UInt64) {
+    public mutating func expire(_ id: UInt64) {
         if let producer = producers.removeValue(forKey: id),
             producersByName[producer.name] == id
         {
@@ -220,19 +220,19 @@ package struct ProducerTable: ~Copyable {
         rebuild(capacity: mask + 1) { $0.producer != id }
     }
 
-    package mutating func remove(partitions: Set<UInt32>) {
+    public mutating func remove(partitions: Set<UInt32>) {
         rebuild(capacity: mask + 1) { !partitions.contains($0.partition) }
     }
 
     /// Forgets what was stored at `offset` and above in a partition that lost it.
-    package mutating func cut(partition: UInt32, at offset: UInt64) {
+    public mutating func cut(partition: UInt32, at offset: UInt64) {
         for at in 0 ... mask where slots[at].producer != 0 && slots[at].partition == partition {
             slots[at].cut(at: offset)
         }
     }
 
     /// Producers that were last seen before `time`.
-    package func idle(since time: UInt64) -> [UInt64] {
+    public func idle(since time: UInt64) -> [UInt64] {
         var lastSeen: [UInt64: UInt64] = [:]
         forEach { lastSeen[$0.producer] = max(lastSeen[$0.producer] ?? 0, $0.lastSeen) }
         return producers.values
@@ -240,7 +240,7 @@ package struct ProducerTable: ~Copyable {
             .map(\.id).sorted()
     }
 
-    package func forEach(_ body: (ProducerProgress) -> Void) {
+    public func forEach(_ body: (ProducerProgress) -> Void) {
         for at in 0 ... mask where slots[at].producer != 0 { body(slots[at]) }
     }
 }

@@ -1,20 +1,20 @@
-package import BrokerBasics
-package import WireProtocol
+public import BrokerBasics
+public import WireProtocol
 
 /// A named, partitioned, append-only log with one configuration. Cold: looked up by control
 /// requests, never per record.
-package struct Queue: Sendable, Equatable {
-    package var id: UInt32
-    package var name: String
-    package var level: DurabilityLevel
+public struct Queue: Sendable, Equatable {
+    public var id: UInt32
+    public var name: String
+    public var level: DurabilityLevel
     /// Nanoseconds since 1970.
-    package var createdAt: UInt64
+    public var createdAt: UInt64
     /// Sorted by name.
-    package var labels: [Pair]
+    public var labels: [Pair]
     /// Partition ids, in the order of their index.
-    package var partitions: [UInt32]
+    public var partitions: [UInt32]
 
-    package init(
+    public init(
         id: UInt32, name: String, level: DurabilityLevel, createdAt: UInt64, labels: [Pair],
         partitions: [UInt32]
     ) {
@@ -26,10 +26,10 @@ package struct Queue: Sendable, Equatable {
         self.partitions = partitions
     }
 
-    package static let nameBytesMax = 255
+    public static let nameBytesMax = 255
 
     /// 1 ... 255 bytes of letters, digits, `.`, `_`, `-`, `$`; not beginning with `.` or `-`.
-    package static func isValid(name: String) -> Bool {
+    public static func isValid(name: String) -> Bool {
         guard let first = name.utf8.first, name.utf8.count <= nameBytesMax,
             first != UInt8(ascii: "."), first != UInt8(ascii: "-")
         else { return false }
@@ -45,7 +45,7 @@ package struct Queue: Sendable, Equatable {
     }
 
     /// Sets the labels that are named; an empty value removes one.
-    package mutating func merge(labels changes: [Pair]) {
+    public mutating func merge(labels changes: [Pair]) {
         for change in changes {
             labels.removeAll { $0.name == change.name }
             if !change.value.isEmpty { labels.append(change) }
@@ -53,7 +53,7 @@ package struct Queue: Sendable, Equatable {
         labels.sort { $0.name < $1.name }
     }
 
-    package func encode(into builder: inout ByteBuilder) {
+    public func encode(into builder: inout ByteBuilder) {
         builder.put(id)
         builder.put(name)
         builder.put(level.rawValue)
@@ -63,7 +63,7 @@ package struct Queue: Sendable, Equatable {
         for partition in partitions { builder.put(partition) }
     }
 
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         id = try parser.u32()
         name = try parser.string()
         guard let level = DurabilityLevel(rawValue: try parser.u8()) else { throw .invalid }

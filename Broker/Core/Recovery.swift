@@ -1,5 +1,5 @@
-package import BrokerBasics
-package import LogStorage
+public import BrokerBasics
+public import LogStorage
 internal import WireProtocol
 
 // How it works, in order:
@@ -17,40 +17,40 @@ internal import WireProtocol
 // anybody served. Running recovery again, after a crash in the middle of it, therefore gives the same.
 
 /// How far recovery is, for `/readyz`; called on the thread that recovers.
-package struct RecoveryProgress: Sendable, Equatable {
-    package var stage: String
-    package var journalBytesRead: UInt64 = 0
-    package var entries: UInt64 = 0
-    package init(stage: String) { self.stage = stage }
+public struct RecoveryProgress: Sendable, Equatable {
+    public var stage: String
+    public var journalBytesRead: UInt64 = 0
+    public var entries: UInt64 = 0
+    public init(stage: String) { self.stage = stage }
 }
 
 /// What recovery found, in numbers for a person.
-package struct RecoveryReport: Sendable, Equatable {
-    package var isNewDirectory = false
-    package var wasClean = false
-    package var term: UInt64 = 0
-    package var journalGroups = 0
-    package var journalEntries = 0
-    package var journalBytesRead: UInt64 = 0
-    package var tornBytes: UInt64 = 0
-    package var recordsReplayed: UInt64 = 0
-    package var lostRanges: [String] = []
-    package var removedFiles = 0
+public struct RecoveryReport: Sendable, Equatable {
+    public var isNewDirectory = false
+    public var wasClean = false
+    public var term: UInt64 = 0
+    public var journalGroups = 0
+    public var journalEntries = 0
+    public var journalBytesRead: UInt64 = 0
+    public var tornBytes: UInt64 = 0
+    public var recordsReplayed: UInt64 = 0
+    public var lostRanges: [String] = []
+    public var removedFiles = 0
 }
 
-package struct RecoveryOptions: Sendable {
+public struct RecoveryOptions: Sendable {
     /// For a new directory only.
-    package var geometry: JournalGeometry
-    package var limits: Journal.Limits
-    package var chunkBytesMax: Int
-    package var tailBudgetBytes: Int
+    public var geometry: JournalGeometry
+    public var limits: Journal.Limits
+    public var chunkBytesMax: Int
+    public var tailBudgetBytes: Int
     /// For a new directory only: two random numbers.
-    package var serverID: UInt64
-    package var journalID: UInt64
-    package var now: WallTime
-    package var faults = StorageFaults()
+    public var serverID: UInt64
+    public var journalID: UInt64
+    public var now: WallTime
+    public var faults = StorageFaults()
 
-    package init(
+    public init(
         geometry: JournalGeometry, limits: Journal.Limits, chunkBytesMax: Int,
         tailBudgetBytes: Int, serverID: UInt64, journalID: UInt64, now: WallTime
     ) {
@@ -65,29 +65,29 @@ package struct RecoveryOptions: Sendable {
 }
 
 /// A shard's state as recovery leaves it.
-package struct RecoveredShard: ~Copyable {
-    package var identity: Identity
-    package var state: DurableState
-    package var position: DurableState.Position
+public struct RecoveredShard: ~Copyable {
+    public var identity: Identity
+    public var state: DurableState
+    public var position: DurableState.Position
     /// Of the checkpoint that was used; 0 when there was none.
-    package var checkpointSequence: UInt64
+    public var checkpointSequence: UInt64
     /// Files that nothing refers to: leftovers of a crash.
-    package var orphans: [FileName]
-    package var report: RecoveryReport
+    public var orphans: [FileName]
+    public var report: RecoveryReport
 
-    package consuming func takeState() -> DurableState { state }
+    public consuming func takeState() -> DurableState { state }
 }
 
-package struct Recovery {
-    package let storage: any RecoveryStorage
-    package let options: RecoveryOptions
+public struct Recovery {
+    public let storage: any RecoveryStorage
+    public let options: RecoveryOptions
 
-    package init(storage: any RecoveryStorage, options: RecoveryOptions) {
+    public init(storage: any RecoveryStorage, options: RecoveryOptions) {
         self.storage = storage
         self.options = options
     }
 
-    package func run(
+    public func run(
         progress: (RecoveryProgress) -> Void = { _ in }
     ) throws(RecoveryError) -> RecoveredShard {
         var report = RecoveryReport()

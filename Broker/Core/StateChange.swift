@@ -1,9 +1,9 @@
-package import BrokerBasics
-package import LogStorage
+public import BrokerBasics
+public import LogStorage
 
 /// A change of a shard's durable state, as the journal carries it. What is applied when it is staged
 /// is what is applied in replay, by the same function.
-package enum StateChange: Equatable, Sendable {
+public enum StateChange: Equatable, Sendable {
     case queueCreated(Queue)
     /// The whole new definition.
     case queueAltered(Queue)
@@ -14,7 +14,7 @@ package enum StateChange: Equatable, Sendable {
     case cursor(group: UInt32, partitionIndex: UInt32, offset: UInt64)
     case reservation(partition: UInt32, end: UInt64)
 
-    package var kind: JournalEntryKind {
+    public var kind: JournalEntryKind {
         switch self {
         case .queueCreated: .queueCreated
         case .queueAltered: .queueAltered
@@ -27,7 +27,7 @@ package enum StateChange: Equatable, Sendable {
         }
     }
 
-    package var payload: [UInt8] {
+    public var payload: [UInt8] {
         var builder = ByteBuilder()
         switch self {
         case .queueCreated(let queue), .queueAltered(let queue): queue.encode(into: &builder)
@@ -56,7 +56,7 @@ package enum StateChange: Equatable, Sendable {
     }
 
     /// - Returns: `nil` for a batch, which is not a change of state but data.
-    package init?(
+    public init?(
         kind: JournalEntryKind, payload: UnsafeRawBufferPointer
     ) throws(ByteParserError) {
         var parser = ByteParser(payload)

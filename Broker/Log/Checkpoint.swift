@@ -8,11 +8,11 @@ internal import BrokerBasics
 ///
 /// It is written to a new file, synced, and its name synced, before anything relies on it; the one
 /// before is removed after that. A crash in between leaves two, and the later whole one counts.
-package enum CheckpointFile {
-    package static let headerBytes = 64
+public enum CheckpointFile {
+    public static let headerBytes = 64
 
     /// The file's bytes for `payload`, in memory aligned for direct I/O.
-    package static func encode(payload: [UInt8], sequence: UInt64) -> AlignedMemory {
+    public static func encode(payload: [UInt8], sequence: UInt64) -> AlignedMemory {
         let memory = AlignedMemory(
             byteCount: (headerBytes + payload.count).roundedUp(to: JournalGeometry.blockBytes))
         let base = memory.base
@@ -31,14 +31,14 @@ package enum CheckpointFile {
     }
 
     /// What reading a checkpoint gave.
-    package enum Contents {
+    public enum Contents {
         case whole([UInt8])
         /// Written in part: a crash came before it counted.
         case torn
         case newerFormat(UInt32)
     }
 
-    package static func read(
+    public static func read(
         _ sequence: UInt64, from storage: any RecoveryStorage
     ) throws(StorageFailure) -> Contents {
         let file = FileName.checkpoint(sequence)

@@ -1,11 +1,11 @@
-package import BrokerBasics
+public import BrokerBasics
 
 /// A stretch of a partition's tail in memory, in the very form in which it is written to a segment:
 /// room for a `ChunkHeader`, then stored batches back to back.
 ///
 /// Made by `ChunkPool`, owned by one `PartitionLog`, used by the shard's thread only.
-package struct TailChunk {
-    package enum State: UInt8 {
+public struct TailChunk {
+    public enum State: UInt8 {
         /// Batches are appended.
         case open
         /// Complete, waiting to be written behind.
@@ -17,35 +17,35 @@ package struct TailChunk {
         case durable
     }
 
-    package var memory: UnsafeMutableRawPointer
-    package var capacity: Int
+    public var memory: UnsafeMutableRawPointer
+    public var capacity: Int
     /// Bytes in use, the header's room included.
-    package var used = ChunkHeader.byteCount
-    package var baseOffset: UInt64
-    package var endOffset: UInt64
-    package var firstTime: UInt64 = 0
-    package var lastTime: UInt64 = 0
+    public var used = ChunkHeader.byteCount
+    public var baseOffset: UInt64
+    public var endOffset: UInt64
+    public var firstTime: UInt64 = 0
+    public var lastTime: UInt64 = 0
     /// The lowest journal position that holds one of its batches; `UInt64.max`: none does.
-    package var journalPin = UInt64.max
-    package var state = State.open
-    package var sizeClass: Int
+    public var journalPin = UInt64.max
+    public var state = State.open
+    public var sizeClass: Int
     /// When its first batch came, for flushing what is quiet.
-    package var openedAt = MonotonicTime.zero
+    public var openedAt = MonotonicTime.zero
     /// The segment it was written to, by base offset and term, and where.
-    package var segmentBase: UInt64 = 0
-    package var segmentTerm: UInt64 = 0
-    package var segmentPosition: UInt64 = 0
-    package var isWriteDone = false
+    public var segmentBase: UInt64 = 0
+    public var segmentTerm: UInt64 = 0
+    public var segmentPosition: UInt64 = 0
+    public var isWriteDone = false
     /// A checkpoint waits for it to be written.
-    package var isAwaited = false
-    package var partition: UInt32
-    package var next: UnsafeMutablePointer<TailChunk>?
+    public var isAwaited = false
+    public var partition: UInt32
+    public var next: UnsafeMutablePointer<TailChunk>?
     /// The next in the shard's list of durable chunks, oldest first.
-    package var nextDurable: UnsafeMutablePointer<TailChunk>?
+    public var nextDurable: UnsafeMutablePointer<TailChunk>?
 
-    package var bytes: UnsafeRawPointer { UnsafeRawPointer(memory) }
-    package var batchBytes: Int { used - ChunkHeader.byteCount }
-    package var header: ChunkHeader {
+    public var bytes: UnsafeRawPointer { UnsafeRawPointer(memory) }
+    public var batchBytes: Int { used - ChunkHeader.byteCount }
+    public var header: ChunkHeader {
         ChunkHeader(
             bytes: used, baseOffset: baseOffset, endOffset: endOffset, firstTime: firstTime,
             lastTime: lastTime, position: segmentPosition)
@@ -56,24 +56,24 @@ package struct TailChunk {
 /// record does not hold what a busy one needs.
 ///
 /// Owned by one shard. What is given back is kept for the next use; growth is up to the budget.
-package struct ChunkPool: ~Copyable {
-    package typealias Chunk = UnsafeMutablePointer<TailChunk>
+public struct ChunkPool: ~Copyable {
+    public typealias Chunk = UnsafeMutablePointer<TailChunk>
 
     /// The largest ordinary chunk: what write-behind writes at once. A larger batch gets a chunk of
     /// its own.
-    package let chunkBytesMax: Int
-    package let budgetBytes: Int
+    public let chunkBytesMax: Int
+    public let budgetBytes: Int
     /// Memory taken from the system, lent or kept.
-    package private(set) var reservedBytes = 0
+    public private(set) var reservedBytes = 0
     /// Memory in chunks that are in use.
-    package private(set) var usedBytes = 0
+    public private(set) var usedBytes = 0
 
     private static let classCount = 4
     private static let oversized = 4
     private var free: InlineArray<4, UnsafeMutableRawPointer?> = .init(repeating: nil)
     private var freeDescriptors: Chunk?
 
-    package init(chunkBytesMax: Int, budgetBytes: Int) {
+    public init(chunkBytesMax: Int, budgetBytes: Int) {
         invariant(
             chunkBytesMax % ChunkHeader.blockBytes == 0, "a chunk of \(chunkBytesMax) is no blocks")
         self.chunkBytesMax = chunkBytesMax
@@ -160,7 +160,7 @@ package struct ChunkPool: ~Copyable {
     /// A chunk with room for `batchBytes`; `busy` partitions begin with the largest size.
     ///
     /// - Returns: `nil` when the budget is used up.
-    package mutating func take(
+    public mutating func take(
         partition: UInt32, baseOffset: UInt64, batchBytes: Int, busy: Bool
     ) -> Chunk? {
         guard
@@ -184,7 +184,7 @@ package struct ChunkPool: ~Copyable {
     /// Gives an open chunk more room, up to the largest size.
     ///
     /// - Returns: false when it can't grow that far; it is then as it was.
-    package mutating func grow(_ chunk: Chunk, toHold batchBytes: Int) -> Bool {
+    public mutating func grow(_ chunk: Chunk, toHold batchBytes: Int) -> Bool {
         let needed = chunk.pointee.used + batchBytes
         guard needed <= chunkBytesMax, chunk.pointee.sizeClass < Self.classCount - 1,
             let (memory, capacity, sizeClass) = takeMemory(
@@ -200,7 +200,7 @@ package struct ChunkPool: ~Copyable {
         return true
     }
 
-    package mutating func give(_ chunk: Chunk) {
+    public mutating func give(_ chunk: Chunk) {
         giveMemory(
             chunk.pointee.memory, capacity: chunk.pointee.capacity,
             sizeClass: chunk.pointee.sizeClass)

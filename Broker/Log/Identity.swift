@@ -6,27 +6,27 @@ internal import BrokerBasics
 /// Layout, 4,096 bytes: magic "MILLRACE" | format u32 | block_bytes u32 | server_id u64 |
 /// journal_id u64 | journal_files u32 | reserved u32 | journal_file_bytes u64 | made_at u64 | zeros |
 /// CRC32C u32 of everything before, in the last four bytes.
-package struct Identity: Equatable, Sendable {
-    package static let byteCount = 4096
+public struct Identity: Equatable, Sendable {
+    public static let byteCount = 4096
     /// The format of everything in the directory. A newer one is refused by name.
-    package static let format: UInt32 = 1
+    public static let format: UInt32 = 1
 
-    package var serverID: UInt64
+    public var serverID: UInt64
     /// Seeds the checksums of the journal, so that another directory's journal is not taken for
     /// this one's.
-    package var journalID: UInt64
-    package var geometry: JournalGeometry
+    public var journalID: UInt64
+    public var geometry: JournalGeometry
     /// Nanoseconds since 1970.
-    package var madeAt: UInt64
+    public var madeAt: UInt64
 
-    package init(serverID: UInt64, journalID: UInt64, geometry: JournalGeometry, madeAt: UInt64) {
+    public init(serverID: UInt64, journalID: UInt64, geometry: JournalGeometry, madeAt: UInt64) {
         self.serverID = serverID
         self.journalID = journalID
         self.geometry = geometry
         self.madeAt = madeAt
     }
 
-    package var encoded: [UInt8] {
+    public var encoded: [UInt8] {
         var builder = ByteBuilder()
         for byte in "MILLRACE".utf8 { builder.put(byte) }
         builder.put(Self.format)
@@ -48,7 +48,7 @@ package struct Identity: Equatable, Sendable {
         return bytes
     }
 
-    package static func decode(_ bytes: UnsafeRawBufferPointer) throws(StorageFailure) -> Identity {
+    public static func decode(_ bytes: UnsafeRawBufferPointer) throws(StorageFailure) -> Identity {
         let path = FileName.identity.path
         guard bytes.count >= byteCount, let base = bytes.baseAddress else {
             throw StorageFailure("\(path) has \(bytes.count) bytes instead of \(byteCount)")

@@ -1,4 +1,4 @@
-package import BrokerBasics
+public import BrokerBasics
 
 // How it works. Entries are staged into one open group in aligned memory. A group is closed and
 // written as soon as one of the two write slots is free, so whatever arrives while writes are in
@@ -12,22 +12,22 @@ package import BrokerBasics
 
 /// The shard's append stream of everything that must survive. Pure: it asks for writes and is told
 /// the results. Owned by one shard's machine.
-package struct Journal: ~Copyable {
-    package struct Limits: Sendable {
+public struct Journal: ~Copyable {
+    public struct Limits: Sendable {
         /// A group is closed when it has this many bytes. Measured knee: 128 KiB.
-        package var groupBytes = 128 * 1024
+        public var groupBytes = 128 * 1024
         /// The largest entry, header included.
-        package var entryBytesMax: Int
-        package var stagingBytes: Int
+        public var entryBytesMax: Int
+        public var stagingBytes: Int
         /// Two writes in flight is the measured knee; four gains 4 to 10 %.
-        package var inFlightMax = 2
+        public var inFlightMax = 2
 
-        package init(entryBytesMax: Int, stagingBytes: Int) {
+        public init(entryBytesMax: Int, stagingBytes: Int) {
             self.entryBytesMax = entryBytesMax.roundedUp(to: 8)
             self.stagingBytes = stagingBytes.roundedUp(to: JournalGeometry.blockBytes)
         }
         /// The largest group, padded.
-        package var groupBytesMax: Int {
+        public var groupBytesMax: Int {
             max(groupBytes, JournalGroupHeader.byteCount + entryBytesMax)
                 .roundedUp(to: JournalGeometry.blockBytes)
         }
@@ -44,9 +44,9 @@ package struct Journal: ~Copyable {
         var state = SlotState.waiting
     }
 
-    package let geometry: JournalGeometry
-    package let limits: Limits
-    package let term: UInt64
+    public let geometry: JournalGeometry
+    public let limits: Limits
+    public let term: UInt64
     private let journalID: UInt64
     private let staging: AlignedMemory
     private let groups: UnsafeMutablePointer<Group>
@@ -57,36 +57,36 @@ package struct Journal: ~Copyable {
     private var openBytes = JournalGroupHeader.byteCount
     private var openEntries = 0
     /// The number of the open group; groups are numbered from 0 in this term.
-    package private(set) var openGroup: UInt64 = 0
+    public private(set) var openGroup: UInt64 = 0
     // Closed groups, oldest first.
     private var firstClosed: UInt64 = 0
     private var firstWaiting: UInt64 = 0
     private var inFlight = 0
 
     /// Every group below this number is on stable storage.
-    package private(set) var durableGroup: UInt64 = 0
+    public private(set) var durableGroup: UInt64 = 0
     /// Where the next group begins.
-    package private(set) var writePosition: UInt64
+    public private(set) var writePosition: UInt64
     /// Every position below it is on stable storage.
-    package private(set) var durablePosition: UInt64
+    public private(set) var durablePosition: UInt64
     /// The durable position that the last group with entries was followed by, on disk.
     private var attestedPosition: UInt64
     private var lastEntryEnd: UInt64
     /// Positions below it may be written over.
-    package private(set) var recycleBound: UInt64
+    public private(set) var recycleBound: UInt64
     /// Set by the first failed write; never cleared.
-    package private(set) var failure: StorageFailure?
+    public private(set) var failure: StorageFailure?
 
-    package private(set) var bytesWritten: UInt64 = 0
-    package private(set) var writes: UInt64 = 0
-    package var latency = LatencyHistogram()
+    public private(set) var bytesWritten: UInt64 = 0
+    public private(set) var writes: UInt64 = 0
+    public var latency = LatencyHistogram()
     /// Switched on in tests only, to show that tests catch it.
-    package var faults = StorageFaults()
+    public var faults = StorageFaults()
 
     /// - Parameters:
     ///   - position: where recovery ended; block aligned.
     ///   - recycleBound: the first position that recovery still needs.
-    package init(
+    public init(
         geometry: JournalGeometry, limits: Limits, journalID: UInt64, term: UInt64,
         position: UInt64, recycleBound: UInt64
     ) {
@@ -118,12 +118,12 @@ package struct Journal: ~Copyable {
     }
 
     /// The memory that groups are written from, for registering with the kernel.
-    package var memory: UnsafeMutableRawBufferPointer { staging.buffer }
+    public var memory: UnsafeMutableRawBufferPointer { staging.buffer }
 
     // MARK: staging
 
     /// Bytes between the recycle bound and the write position, the open group included.
-    package var usedBytes: UInt64 {
+    public var usedBytes: UInt64 {
         writePosition - recycleBound + UInt64(openBytes.roundedUp(to: JournalGeometry.blockBytes))
     }
 
@@ -133,7 +133,7 @@ package struct Journal: ~Copyable {
     ///   acks, copies and deletes.
     /// - Returns: where to put the payload, or `nil` when staging or journal is full for now.
     @inline(__always)
-    package mutating func stage(
+    public mutating func stage(
         _ kind: JournalEntryKind, flags: UInt8 = 0, object: UInt32, payloadBytes: Int,
         reserve: UInt64
     ) -> UnsafeMutableRawPointer? {
@@ -220,29 +220,29 @@ package struct Journal: ~Copyable {
     }
 
     /// The group of the entry staged last.
-    package var lastStagedGroup: UInt64 { openEntries > 0 || openGroup == 0 ? openGroup : openGroup - 1 }
+    public var lastStagedGroup: UInt64 { openEntries > 0 || openGroup == 0 ? openGroup : openGroup - 1 }
 
     /// Ends the open group, so that `openPosition` splits the entries staged before from those after.
     ///
     /// - Returns: false when it can't be closed now.
-    package mutating func closeForSnapshot() -> Bool {
+    public mutating func closeForSnapshot() -> Bool {
         openEntries == 0 || closeOpenGroup()
     }
 
     // MARK: writing
 
     /// The position below which an entry staged now can't lie: what pins the journal.
-    package var openPosition: UInt64 { writePosition }
+    public var openPosition: UInt64 { writePosition }
     /// True when an entry is staged that is not on stable storage yet.
-    package var isDirty: Bool { openEntries > 0 || durableGroup < openGroup }
+    public var isDirty: Bool { openEntries > 0 || durableGroup < openGroup }
     /// True when the last entries are durable but nothing on disk says so.
-    package var needsSeal: Bool { !isDirty && attestedPosition < lastEntryEnd && failure == nil }
+    public var needsSeal: Bool { !isDirty && attestedPosition < lastEntryEnd && failure == nil }
 
     /// The next write to issue, if a slot is free and something waits.
     ///
     /// - Parameter sealing: write the open group even when it is empty, to attest what is durable.
     /// - Returns: the group's number (the caller's token) and the operation for `JournalFile`s.
-    package mutating func nextWrite(
+    public mutating func nextWrite(
         now: Instant, sealing: Bool = false
     ) -> (number: UInt64, operation: StorageOperation)? {
         guard failure == nil, inFlight < limits.inFlightMax else { return nil }
@@ -282,7 +282,7 @@ package struct Journal: ~Copyable {
     }
 
     /// What a completion led to.
-    package enum WriteResult {
+    public enum WriteResult {
         /// `durableGroup` may have moved.
         case applied
         /// A short write: the same bytes once more. They are not durable yet, so no durable block is
@@ -293,7 +293,7 @@ package struct Journal: ~Copyable {
     }
 
     /// Takes the result of group `number`'s write: bytes or a negative errno.
-    package mutating func writeCompleted(
+    public mutating func writeCompleted(
         number: UInt64, result: Int32, now: MonotonicTime
     ) -> WriteResult {
         let group = slot(number)
@@ -339,7 +339,7 @@ package struct Journal: ~Copyable {
     }
 
     /// Frees what lies below `bound`: a durable checkpoint no longer needs it.
-    package mutating func recycle(below bound: UInt64) {
+    public mutating func recycle(below bound: UInt64) {
         invariant(
             bound >= recycleBound && bound <= durablePosition,
             "recycle bound \(bound) outside \(recycleBound) ... \(durablePosition)")
@@ -349,39 +349,39 @@ package struct Journal: ~Copyable {
 
 /// Ways of being wrong, each switched on by one test to show that some test catches it. All off in
 /// production; see `Tests/SimulationTests/BrokenOnPurposeTests.swift`.
-package struct StorageFaults: Sendable, Equatable {
+public struct StorageFaults: Sendable, Equatable {
     /// Journal writes complete without being on stable storage.
-    package var journalNotSynced = false
+    public var journalNotSynced = false
     /// A recycled block's old group verifies at its old place.
-    package var checksumNotSeeded = false
+    public var checksumNotSeeded = false
     /// A completion makes groups before it count as durable.
-    package var outOfOrderCompletion = false
+    public var outOfOrderCompletion = false
     /// Confirms leave before their group is durable.
-    package var confirmBeforeSync = false
+    public var confirmBeforeSync = false
     /// Deliveries leave before their batch is committed.
-    package var deliverBeforeSync = false
+    public var deliverBeforeSync = false
     /// Ack replies leave before the cursor is durable.
-    package var ackBeforeSync = false
+    public var ackBeforeSync = false
     /// Sequences are not rebuilt from the journal.
-    package var sequenceNotPersisted = false
+    public var sequenceNotPersisted = false
     /// The scan accepts groups of an older term behind the end of that term.
-    package var oldTermAccepted = false
+    public var oldTermAccepted = false
     /// The scan drops the last whole group.
-    package var truncationOffByOne = false
+    public var truncationOffByOne = false
     /// A new checkpoint's or segment's name is not synced.
-    package var directoryNotSynced = false
+    public var directoryNotSynced = false
     /// Segments are not synced before the checkpoint that relies on them.
-    package var segmentNotSynced = false
+    public var segmentNotSynced = false
     /// The journal is recycled when a checkpoint is begun, not when it is durable.
-    package var recycleBeforeCheckpoint = false
+    public var recycleBeforeCheckpoint = false
     /// The recovered tail is served without being synced first.
-    package var recoveredTailNotSynced = false
+    public var recoveredTailNotSynced = false
     /// A `memory` partition restarts at its recovered end instead of above its reservation.
-    package var reservationIgnored = false
+    public var reservationIgnored = false
     /// A group's cursor is left out of checkpoints.
-    package var cursorNotCheckpointed = false
+    public var cursorNotCheckpointed = false
     /// A batch at offsets below the partition's end is appended again in replay.
-    package var replayAppendsTwice = false
+    public var replayAppendsTwice = false
 
-    package init() {}
+    public init() {}
 }

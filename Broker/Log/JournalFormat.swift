@@ -4,36 +4,36 @@ internal import BrokerBasics
 ///
 /// A *position* is a byte place in the endless stream; it never repeats. Position p lies in file
 /// `(p / fileBytes) % fileCount` at `p % fileBytes`.
-package struct JournalGeometry: Equatable, Sendable {
+public struct JournalGeometry: Equatable, Sendable {
     /// What one group is padded to. Not the disk's 512: a disk with 4,096-byte sectors would rewrite
     /// durable neighbours.
-    @inlinable package static var blockBytes: Int { 4096 }
+    @inlinable public static var blockBytes: Int { 4096 }
 
-    package var fileBytes: UInt64
-    package var fileCount: Int
+    public var fileBytes: UInt64
+    public var fileCount: Int
 
-    package init(fileBytes: UInt64, fileCount: Int) {
+    public init(fileBytes: UInt64, fileCount: Int) {
         self.fileBytes = fileBytes
         self.fileCount = fileCount
     }
 
-    package var isValid: Bool {
+    public var isValid: Bool {
         fileCount >= 2 && fileCount <= 1024 && fileBytes >= 16 * UInt64(Self.blockBytes)
             && fileBytes % UInt64(Self.blockBytes) == 0 && fileBytes <= 1 << 40
     }
-    package var capacity: UInt64 { fileBytes * UInt64(fileCount) }
-    @inline(__always) package func file(of position: UInt64) -> Int {
+    public var capacity: UInt64 { fileBytes * UInt64(fileCount) }
+    @inline(__always) public func file(of position: UInt64) -> Int {
         Int((position / fileBytes) % UInt64(fileCount))
     }
-    @inline(__always) package func offset(of position: UInt64) -> UInt64 { position % fileBytes }
+    @inline(__always) public func offset(of position: UInt64) -> UInt64 { position % fileBytes }
     /// The first position of the file after the one that holds `position`.
-    @inline(__always) package func nextFile(after position: UInt64) -> UInt64 {
+    @inline(__always) public func nextFile(after position: UInt64) -> UInt64 {
         (position / fileBytes + 1) * fileBytes
     }
 }
 
 /// What one journal entry is about. Numbers are never reused.
-package enum JournalEntryKind: UInt8, Sendable, CaseIterable {
+public enum JournalEntryKind: UInt8, Sendable, CaseIterable {
     /// A stored batch; the entry's object is the partition.
     case batch = 1
     case queueCreated = 2
@@ -65,20 +65,20 @@ package enum JournalEntryKind: UInt8, Sendable, CaseIterable {
 ///
 /// An entry is `payload_bytes u32 | kind u8 | flags u8 | 0 u16 | object u32 | 0 u32`, the payload,
 /// and padding to 8 bytes.
-package struct JournalGroupHeader: Equatable, Sendable {
-    @inlinable package static var byteCount: Int { 64 }
-    @inlinable package static var entryHeaderBytes: Int { 16 }
-    package static let magic: UInt32 = 0x474A_524D
+public struct JournalGroupHeader: Equatable, Sendable {
+    @inlinable public static var byteCount: Int { 64 }
+    @inlinable public static var entryHeaderBytes: Int { 16 }
+    public static let magic: UInt32 = 0x474A_524D
 
-    package var bytes: Int
-    package var entries: Int
-    package var position: UInt64
-    package var previousEnd: UInt64
-    package var attested: UInt64
-    package var term: UInt64
-    package var wallTime: UInt64
+    public var bytes: Int
+    public var entries: Int
+    public var position: UInt64
+    public var previousEnd: UInt64
+    public var attested: UInt64
+    public var term: UInt64
+    public var wallTime: UInt64
 
-    package init(
+    public init(
         bytes: Int, entries: Int, position: UInt64, previousEnd: UInt64, attested: UInt64,
         term: UInt64, wallTime: UInt64
     ) {
@@ -91,8 +91,8 @@ package struct JournalGroupHeader: Equatable, Sendable {
         self.wallTime = wallTime
     }
 
-    package var paddedBytes: Int { bytes.roundedUp(to: JournalGeometry.blockBytes) }
-    package var end: UInt64 { position + UInt64(paddedBytes) }
+    public var paddedBytes: Int { bytes.roundedUp(to: JournalGeometry.blockBytes) }
+    public var end: UInt64 { position + UInt64(paddedBytes) }
 
     /// The seed binds a group to its place: a recycled block's old group does not verify here.
     @inline(__always)
@@ -104,7 +104,7 @@ package struct JournalGroupHeader: Equatable, Sendable {
     }
 
     /// Writes the header in front of entries that are in place, with the checksum over all.
-    package func encode(at base: UnsafeMutableRawPointer, journalID: UInt64, seeded: Bool = true) {
+    public func encode(at base: UnsafeMutableRawPointer, journalID: UInt64, seeded: Bool = true) {
         base.put(Self.magic, 0)
         base.put(UInt32(bytes), 8)
         base.put(UInt32(entries), 12)
@@ -120,7 +120,7 @@ package struct JournalGroupHeader: Equatable, Sendable {
     }
 
     /// The group at `base` if one of `journalID` is there whole, at any position and term.
-    package static func decode(
+    public static func decode(
         _ base: UnsafeRawPointer, available: Int, journalID: UInt64, seeded: Bool = true
     ) -> JournalGroupHeader? {
         guard available >= byteCount, base.u32(0) == magic else { return nil }
@@ -137,20 +137,20 @@ package struct JournalGroupHeader: Equatable, Sendable {
     }
 
     /// How many bytes the group at `base` says it has; 0 when there is no header.
-    package static func claimedBytes(_ base: UnsafeRawPointer) -> Int {
+    public static func claimedBytes(_ base: UnsafeRawPointer) -> Int {
         base.u32(0) == magic ? Int(base.u32(8)) : 0
     }
 }
 
 /// One entry as recovery reads it. `payload` is valid during the call only.
-package struct JournalEntry {
-    package var kind: JournalEntryKind
-    package var flags: UInt8
-    package var object: UInt32
-    package var payload: UnsafeRawBufferPointer
+public struct JournalEntry {
+    public var kind: JournalEntryKind
+    public var flags: UInt8
+    public var object: UInt32
+    public var payload: UnsafeRawBufferPointer
     /// Of the group that holds it.
-    package var position: UInt64
+    public var position: UInt64
 
     /// The batch was in the journal before and was copied forward; its data counts, not its effects.
-    package static let carriedFlag: UInt8 = 1
+    public static let carriedFlag: UInt8 = 1
 }

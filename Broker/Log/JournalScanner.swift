@@ -10,39 +10,39 @@ internal import BrokerBasics
 // is searched for such groups.
 
 /// What the scan found.
-package struct JournalScan: Sendable {
+public struct JournalScan: Sendable {
     /// Where the next group goes.
-    package var end: UInt64
-    package var groups = 0
-    package var entries = 0
-    package var bytesRead: UInt64 = 0
+    public var end: UInt64
+    public var groups = 0
+    public var entries = 0
+    public var bytesRead: UInt64 = 0
     /// Bytes of groups behind the end that were written in part: a torn tail, not confirmed to
     /// anybody.
-    package var tornBytes: UInt64 = 0
+    public var tornBytes: UInt64 = 0
     /// The wall time of the last group: append times must not retreat below it.
-    package var lastWallTime: UInt64 = 0
+    public var lastWallTime: UInt64 = 0
 }
 
 /// Damage where data was known to be durable.
-package struct JournalDamage: Error, Equatable, Sendable, CustomStringConvertible {
-    package var file: String
-    package var offset: UInt64
+public struct JournalDamage: Error, Equatable, Sendable, CustomStringConvertible {
+    public var file: String
+    public var offset: UInt64
     /// Positions from the damage to the end of what was attested.
-    package var lost: Range<UInt64>
-    package var description: String {
+    public var lost: Range<UInt64>
+    public var description: String {
         "\(file) is damaged at byte \(offset): \(lost.upperBound - lost.lowerBound) bytes of the "
             + "journal that were on stable storage can't be read. Nothing was changed. Restore the "
             + "file from a copy, or start on a backup"
     }
 }
 
-package enum RecoveryError: Error, Sendable, CustomStringConvertible {
+public enum RecoveryError: Error, Sendable, CustomStringConvertible {
     case storage(StorageFailure)
     case journal(JournalDamage)
     /// A segment or checkpoint that was durable and is not what it was.
     case damaged(file: String, offset: UInt64, what: String)
 
-    package var description: String {
+    public var description: String {
         switch self {
         case .storage(let failure): failure.description
         case .journal(let damage): damage.description
@@ -52,23 +52,23 @@ package enum RecoveryError: Error, Sendable, CustomStringConvertible {
     }
 }
 
-package struct JournalScanner {
-    package let storage: any RecoveryStorage
-    package let identity: Identity
-    package let limits: Journal.Limits
-    package var faults = StorageFaults()
+public struct JournalScanner {
+    public let storage: any RecoveryStorage
+    public let identity: Identity
+    public let limits: Journal.Limits
+    public var faults = StorageFaults()
 
-    package init(storage: any RecoveryStorage, identity: Identity, limits: Journal.Limits) {
+    public init(storage: any RecoveryStorage, identity: Identity, limits: Journal.Limits) {
         self.storage = storage
         self.identity = identity
         self.limits = limits
     }
 
     /// Where terms changed: groups below `position` have lower terms, from it on exactly `term`.
-    package struct TermStart: Equatable, Sendable {
-        package var position: UInt64
-        package var term: UInt64
-        package init(position: UInt64, term: UInt64) {
+    public struct TermStart: Equatable, Sendable {
+        public var position: UInt64
+        public var term: UInt64
+        public init(position: UInt64, term: UInt64) {
             self.position = position
             self.term = term
         }
@@ -80,7 +80,7 @@ package struct JournalScanner {
     ///   - durable: a position known durable from elsewhere; the scan must reach it.
     ///   - termStart: where the last known term began.
     ///   - progress: called now and then with the bytes read.
-    package func scan(
+    public func scan(
         from start: UInt64, durable: UInt64, termStart: TermStart,
         progress: (UInt64) -> Void,
         _ body: (JournalEntry) throws(RecoveryError) -> Void

@@ -1,4 +1,4 @@
-package import BrokerBasics
+public import BrokerBasics
 internal import WireProtocol
 
 // How it works. New batches go to the newest chunk of the tail. A full chunk is sealed and written
@@ -11,29 +11,31 @@ internal import WireProtocol
 //             |        tailStart (older chunks were dropped)
 
 /// One partition's log: the tail in memory and the segments on disk. Pure; owned by its shard.
-package struct PartitionLog {
-    package typealias Chunk = UnsafeMutablePointer<TailChunk>
+public struct PartitionLog {
+    public typealias Chunk = UnsafeMutablePointer<TailChunk>
 
-    package let partition: UInt32
-    package private(set) var startOffset: UInt64
-    package private(set) var endOffset: UInt64
-    package var epoch: UInt32
+    public let partition: UInt32
+    public private(set) var startOffset: UInt64
+    public private(set) var endOffset: UInt64
+    public var epoch: UInt32
     /// Append times never retreat, whatever the wall clock does.
-    package var lastAppendTime: UInt64 = 0
+    public var lastAppendTime: UInt64 = 0
     /// Bytes of stored batches from start to end.
-    package var bytes: UInt64 = 0
+    public var bytes: UInt64 = 0
 
     // The tail, oldest chunk first.
-    package private(set) var oldest: Chunk?
-    package private(set) var newest: Chunk?
+    public private(set) var oldest: Chunk?
+    public private(set) var newest: Chunk?
     /// The first chunk that is not handed to a write yet.
-    package private(set) var unwritten: Chunk?
+    public private(set) var unwritten: Chunk?
+    /// The first chunk whose write is not applied yet.
+    public private(set) var unapplied: Chunk?
     private var wasBusy = false
 
     /// Oldest first; the last one is active unless it is sealed.
-    package var segments: [SegmentInfo] = []
+    public var segments: [SegmentInfo] = []
 
-    package init(partition: UInt32, startOffset: UInt64, endOffset: UInt64, epoch: UInt32) {
+    public init(partition: UInt32, startOffset: UInt64, endOffset: UInt64, epoch: UInt32) {
         self.partition = partition
         self.startOffset = startOffset
         self.endOffset = endOffset
@@ -42,13 +44,13 @@ package struct PartitionLog {
 
     /// The first offset that the tail holds; the end when it is empty.
     @inline(__always)
-    package var tailStart: UInt64 { oldest?.pointee.baseOffset ?? endOffset }
+    public var tailStart: UInt64 { oldest?.pointee.baseOffset ?? endOffset }
 
     /// Offsets below it can be read from segments.
-    package var segmentEnd: UInt64 { segments.last?.endOffset ?? startOffset }
+    public var segmentEnd: UInt64 { segments.last?.endOffset ?? startOffset }
 
     /// Where the log stands after recovery, before the tail is rebuilt.
-    package mutating func restore(endOffset: UInt64) {
+    public mutating func restore(endOffset: UInt64) {
         invariant(oldest == nil, "a tail is rebuilt from its start")
         self.endOffset = endOffset
     }
@@ -58,7 +60,7 @@ package struct PartitionLog {
     /// Room for a stored batch of `storedBytes` at the end of the tail, or `nil` when the memory
     /// budget is used up. `appended` must follow.
     @inline(__always)
-    package mutating func reserve(
+    public mutating func reserve(
         storedBytes: Int, pool: inout ChunkPool, now: MonotonicTime
     ) -> UnsafeMutableRawPointer? {
         if let chunk = newest, chunk.pointee.state == .open,
@@ -92,6 +94,7 @@ package struct PartitionLog {
         }
         newest = chunk
         if unwritten == nil { unwritten = chunk }
+        if unapplied == nil { unapplied = chunk }
         return chunk.pointee.memory + chunk.pointee.used
     }
 
@@ -100,7 +103,7 @@ package struct PartitionLog {
     /// - Parameter journalPosition: below which the batch does not lie in the journal; `UInt64.max`
     ///   when it is not there.
     @inline(__always)
-    package mutating func appended(
+    public mutating func appended(
         storedBytes: Int, end: UInt64, appendTime: UInt64, journalPosition: UInt64
     ) {
         guard let chunk = newest else { return }
@@ -119,13 +122,13 @@ package struct PartitionLog {
 
     /// True when a chunk waits to be written.
     @inline(__always)
-    package var hasSealedChunk: Bool {
+    public var hasSealedChunk: Bool {
         guard let chunk = unwritten else { return false }
         return chunk.pointee.state == .sealed
     }
 
     /// Closes the newest chunk so that it is written, full or not.
-    package mutating func sealNewest() {
+    public mutating func sealNewest() {
         guard let chunk = newest, chunk.pointee.state == .open,
             chunk.pointee.used > ChunkHeader.byteCount
         else { return }
@@ -133,7 +136,7 @@ package struct PartitionLog {
     }
 
     /// The next sealed chunk, now the caller's to write.
-    package mutating func takeSealed() -> Chunk? {
+    public mutating func takeSealed() -> Chunk? {
         guard let chunk = unwritten, chunk.pointee.state == .sealed else { return nil }
         chunk.pointee.state = .writing
         unwritten = chunk.pointee.next
@@ -141,7 +144,7 @@ package struct PartitionLog {
     }
 
     /// Bytes of stored batches that are in segments on stable storage.
-    package var durableBytes: UInt64 {
+    public var durableBytes: UInt64 {
         var bytes = bytes
         var chunk = oldest
         while let current = chunk {
@@ -151,8 +154,17 @@ package struct PartitionLog {
         return bytes
     }
 
+    /// Takes the chunk whose write is done, if it is the next in order.
+    public mutating func applyWritten() -> Chunk? {
+        guard let chunk = unapplied, chunk.pointee.state == .writing, chunk.pointee.isWriteDone
+        else { return nil }
+        chunk.pointee.state = .written
+        unapplied = chunk.pointee.next
+        return chunk
+    }
+
     /// The lowest journal position that the tail still needs; `UInt64.max` when none.
-    package var journalPin: UInt64 {
+    public var journalPin: UInt64 {
         var pin = UInt64.max
         var chunk = oldest
         while let current = chunk {
@@ -164,7 +176,7 @@ package struct PartitionLog {
 
     /// Bytes of batches that are in no segment yet, if all of them lie in one open chunk: then they
     /// can be copied forward instead of written.
-    package var openBytesOnly: Int? {
+    public var openBytesOnly: Int? {
         guard let chunk = unwritten, chunk.pointee.state == .open, chunk == newest else {
             return nil
         }
@@ -172,7 +184,7 @@ package struct PartitionLog {
     }
 
     /// Gives up the oldest chunk, which is durable.
-    package mutating func dropOldest(pool: inout ChunkPool) {
+    public mutating func dropOldest(pool: inout ChunkPool) {
         guard let chunk = oldest else { return }
         invariant(chunk.pointee.state == .durable, "only a durable chunk may leave the tail")
         oldest = chunk.pointee.next
@@ -181,17 +193,18 @@ package struct PartitionLog {
     }
 
     /// Gives up the whole tail: the queue is deleted and none of it is being written.
-    package mutating func dropAll(pool: inout ChunkPool) {
+    public mutating func dropAll(pool: inout ChunkPool) {
         while let chunk = oldest {
             oldest = chunk.pointee.next
             pool.give(chunk)
         }
         newest = nil
         unwritten = nil
+        unapplied = nil
     }
 
     /// True when a chunk is being written.
-    package var isWriting: Bool {
+    public var isWriting: Bool {
         var chunk = oldest
         while let current = chunk {
             if current.pointee.state == .writing { return true }
@@ -201,7 +214,7 @@ package struct PartitionLog {
     }
 
     /// The chunk that holds `offset`, which is in the tail.
-    package func chunk(holding offset: UInt64) -> Chunk? {
+    public func chunk(holding offset: UInt64) -> Chunk? {
         var chunk = oldest
         while let current = chunk {
             if offset < current.pointee.endOffset { return current }

@@ -3,10 +3,10 @@ internal import WireProtocol
 
 /// The first block of a segment file (4,096 bytes): magic "MRSEGMNT" | format u32 | partition u32 |
 /// base_offset u64 | term u64 | made_at u64 | zeros | CRC32C u32 in the last four bytes.
-package enum SegmentHeader {
-    @inlinable package static var byteCount: Int { 4096 }
+public enum SegmentHeader {
+    @inlinable public static var byteCount: Int { 4096 }
 
-    package static func encode(
+    public static func encode(
         _ base: UnsafeMutableRawPointer, partition: UInt32, baseOffset: UInt64, term: UInt64,
         madeAt: UInt64
     ) {
@@ -20,7 +20,7 @@ package enum SegmentHeader {
         base.put(CRC32C.extend(0, UnsafeRawPointer(base), count: byteCount - 4), byteCount - 4)
     }
 
-    package static func verify(
+    public static func verify(
         _ base: UnsafeRawPointer, partition: UInt32, baseOffset: UInt64, term: UInt64
     ) -> Bool {
         CRC32C.extend(0, base, count: byteCount - 4) == base.u32(byteCount - 4)
@@ -46,21 +46,21 @@ package enum SegmentHeader {
 /// ```
 ///
 /// A partition's tail in memory is kept in this very form, so that writing behind copies nothing.
-package struct ChunkHeader: Equatable, Sendable {
-    @inlinable package static var byteCount: Int { 64 }
-    @inlinable package static var blockBytes: Int { 4096 }
-    package static let magic: UInt32 = 0x4B43_524D
-    package static let sealFlag: UInt32 = 1
+public struct ChunkHeader: Equatable, Sendable {
+    @inlinable public static var byteCount: Int { 64 }
+    @inlinable public static var blockBytes: Int { 4096 }
+    public static let magic: UInt32 = 0x4B43_524D
+    public static let sealFlag: UInt32 = 1
 
-    package var bytes: Int
-    package var flags: UInt32
-    package var baseOffset: UInt64
-    package var endOffset: UInt64
-    package var firstTime: UInt64
-    package var lastTime: UInt64
-    package var position: UInt64
+    public var bytes: Int
+    public var flags: UInt32
+    public var baseOffset: UInt64
+    public var endOffset: UInt64
+    public var firstTime: UInt64
+    public var lastTime: UInt64
+    public var position: UInt64
 
-    package init(
+    public init(
         bytes: Int, flags: UInt32 = 0, baseOffset: UInt64, endOffset: UInt64, firstTime: UInt64,
         lastTime: UInt64, position: UInt64
     ) {
@@ -73,8 +73,8 @@ package struct ChunkHeader: Equatable, Sendable {
         self.position = position
     }
 
-    package var isSeal: Bool { flags & Self.sealFlag != 0 }
-    package var paddedBytes: Int { bytes.roundedUp(to: Self.blockBytes) }
+    public var isSeal: Bool { flags & Self.sealFlag != 0 }
+    public var paddedBytes: Int { bytes.roundedUp(to: Self.blockBytes) }
 
     @inline(__always)
     private static func seed(partition: UInt32, segmentBase: UInt64, term: UInt64) -> UInt32 {
@@ -82,7 +82,7 @@ package struct ChunkHeader: Equatable, Sendable {
             CRC32C.extend(CRC32C.extend(0, UInt64(partition)), segmentBase), term)
     }
 
-    package func encode(
+    public func encode(
         at base: UnsafeMutableRawPointer, partition: UInt32, segmentBase: UInt64, term: UInt64
     ) {
         base.put(Self.magic, 0)
@@ -99,12 +99,12 @@ package struct ChunkHeader: Equatable, Sendable {
     }
 
     /// How many bytes the chunk at `base` says it has; 0 when there is no header.
-    package static func claimedBytes(_ base: UnsafeRawPointer) -> Int {
+    public static func claimedBytes(_ base: UnsafeRawPointer) -> Int {
         base.u32(0) == magic ? Int(base.u32(8)) : 0
     }
 
     /// The chunk at `base` if it is whole and belongs at `position` of this segment.
-    package static func decode(
+    public static func decode(
         _ base: UnsafeRawPointer, available: Int, partition: UInt32, segmentBase: UInt64,
         term: UInt64, position: UInt64
     ) -> ChunkHeader? {
@@ -121,14 +121,14 @@ package struct ChunkHeader: Equatable, Sendable {
 
 /// Where in a segment an offset lies, about once per MiB. A hint: rebuilt from the chunks, never
 /// synced; its only copy on disk is the one inside the seal.
-package struct SegmentIndexEntry: Equatable, Sendable {
-    package static let byteCount = 24
-    package static let spacingBytes: UInt64 = 1 << 20
-    package var baseOffset: UInt64
-    package var position: UInt64
+public struct SegmentIndexEntry: Equatable, Sendable {
+    public static let byteCount = 24
+    public static let spacingBytes: UInt64 = 1 << 20
+    public var baseOffset: UInt64
+    public var position: UInt64
     /// Append time of the first batch there.
-    package var time: UInt64
-    package init(baseOffset: UInt64, position: UInt64, time: UInt64) {
+    public var time: UInt64
+    public init(baseOffset: UInt64, position: UInt64, time: UInt64) {
         self.baseOffset = baseOffset
         self.position = position
         self.time = time
@@ -136,22 +136,22 @@ package struct SegmentIndexEntry: Equatable, Sendable {
 }
 
 /// One file of a partition's log.
-package struct SegmentInfo: Sendable {
-    package var baseOffset: UInt64
-    package var term: UInt64
+public struct SegmentInfo: Sendable {
+    public var baseOffset: UInt64
+    public var term: UInt64
     /// Below it the chunks are written.
-    package var endOffset: UInt64
+    public var endOffset: UInt64
     /// The file position after the last written chunk.
-    package var bytes: UInt64
+    public var bytes: UInt64
     /// The same two, as far as they are on stable storage.
-    package var syncedEndOffset: UInt64
-    package var syncedBytes: UInt64
+    public var syncedEndOffset: UInt64
+    public var syncedBytes: UInt64
     /// Where the seal lies; 0 while there is none.
-    package var sealPosition: UInt64 = 0
-    package var lastTime: UInt64
-    package var index: [SegmentIndexEntry] = []
+    public var sealPosition: UInt64 = 0
+    public var lastTime: UInt64
+    public var index: [SegmentIndexEntry] = []
 
-    package init(baseOffset: UInt64, term: UInt64) {
+    public init(baseOffset: UInt64, term: UInt64) {
         self.baseOffset = baseOffset
         self.term = term
         endOffset = baseOffset
@@ -161,14 +161,14 @@ package struct SegmentInfo: Sendable {
         lastTime = 0
     }
 
-    package var isSealed: Bool { sealPosition > 0 }
+    public var isSealed: Bool { sealPosition > 0 }
 
-    package func file(partition: UInt32) -> FileName {
+    public func file(partition: UInt32) -> FileName {
         .segment(partition: partition, baseOffset: baseOffset, term: term)
     }
 
     /// Notes that a chunk was written.
-    package mutating func wrote(_ chunk: ChunkHeader) {
+    public mutating func wrote(_ chunk: ChunkHeader) {
         bytes = max(bytes, chunk.position + UInt64(chunk.paddedBytes))
         if chunk.isSeal {
             sealPosition = chunk.position
@@ -186,11 +186,11 @@ package struct SegmentInfo: Sendable {
     }
 
     /// A file position at or before the chunk that holds `offset`.
-    package func position(of offset: UInt64) -> UInt64 {
+    public func position(of offset: UInt64) -> UInt64 {
         position { $0.baseOffset <= offset }
     }
     /// A file position at or before the first chunk with an append time of `time` or later.
-    package func position(ofTime time: UInt64) -> UInt64 {
+    public func position(ofTime time: UInt64) -> UInt64 {
         position { $0.time < time }
     }
     private func position(_ isBefore: (SegmentIndexEntry) -> Bool) -> UInt64 {

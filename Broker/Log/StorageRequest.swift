@@ -2,7 +2,7 @@
 // loop (io_uring, or a simulated disk) carries them out. Nothing here opens a file.
 
 /// A file of the data directory, by meaning; `path` is where it lies.
-package enum FileName: Hashable, Sendable {
+public enum FileName: Hashable, Sendable {
     /// Who this data directory is, and the shape of its journal.
     case identity
     case journal(Int)
@@ -11,7 +11,7 @@ package enum FileName: Hashable, Sendable {
     case segment(partition: UInt32, baseOffset: UInt64, term: UInt64)
     case checkpoint(UInt64)
 
-    package var directory: StorageDirectory {
+    public var directory: StorageDirectory {
         switch self {
         case .identity: .root
         case .journal: .journal
@@ -21,7 +21,7 @@ package enum FileName: Hashable, Sendable {
     }
 
     /// The name inside `directory`.
-    package var name: String {
+    public var name: String {
         switch self {
         case .identity: "millrace.identity"
         case .journal(let index): Self.padded(UInt64(index), 4) + ".journal"
@@ -32,12 +32,12 @@ package enum FileName: Hashable, Sendable {
         }
     }
 
-    package var path: String {
+    public var path: String {
         directory == .root ? name : directory.rawValue + "/" + name
     }
 
     /// The file that `name` in `directory` is, or `nil` for a name we never give.
-    package init?(directory: StorageDirectory, name: String) {
+    public init?(directory: StorageDirectory, name: String) {
         let parts = name.split(separator: ".", omittingEmptySubsequences: false)
         guard parts.count == 2 else { return nil }
         let numbers = parts[0].split(separator: "-", omittingEmptySubsequences: false)
@@ -67,7 +67,7 @@ package enum FileName: Hashable, Sendable {
 }
 
 /// The folders of a data directory.
-package enum StorageDirectory: String, Hashable, Sendable, CaseIterable {
+public enum StorageDirectory: String, Hashable, Sendable, CaseIterable {
     case root = "."
     case journal
     case segments
@@ -75,10 +75,10 @@ package enum StorageDirectory: String, Hashable, Sendable, CaseIterable {
 }
 
 /// A place in the loop's table of open files, chosen by the machine.
-package typealias FileSlot = Int32
+public typealias FileSlot = Int32
 
 /// One operation on the disk. Memory that it names stays valid and unchanged until its completion.
-package enum StorageOperation {
+public enum StorageOperation {
     /// Opens, and with `create` makes, a file. Its name is durable after `syncDirectory`.
     case open(slot: FileSlot, name: FileName, create: Bool)
     /// Reserves room so that writes need not change the file's size.
@@ -95,32 +95,32 @@ package enum StorageOperation {
 }
 
 /// An operation and the number under which its completion comes back.
-package struct StorageRequest {
-    package var token: UInt64
-    package var operation: StorageOperation
-    package init(token: UInt64, operation: StorageOperation) {
+public struct StorageRequest {
+    public var token: UInt64
+    public var operation: StorageOperation
+    public init(token: UInt64, operation: StorageOperation) {
         self.token = token
         self.operation = operation
     }
 }
 
 /// Why the log can't go on. `StorageFailure` of a write or sync stops the shard's confirms.
-package struct StorageFailure: Error, Equatable, Sendable, CustomStringConvertible {
-    package var what: String
+public struct StorageFailure: Error, Equatable, Sendable, CustomStringConvertible {
+    public var what: String
     /// A positive errno, or 0 when the failure is not the kernel's.
-    package var errno: Int32
-    package init(_ what: String, errno: Int32 = 0) {
+    public var errno: Int32
+    public init(_ what: String, errno: Int32 = 0) {
         self.what = what
         self.errno = errno
     }
-    package var description: String { errno == 0 ? what : "\(what) (errno \(errno))" }
+    public var description: String { errno == 0 ? what : "\(what) (errno \(errno))" }
 }
 
 /// A disk as recovery sees it: one operation at a time, each done when it returns.
 ///
 /// Recovery runs before anybody is served, so it may wait; the simulator's disk implements the same
 /// and can crash in the middle of it.
-package protocol RecoveryStorage: AnyObject {
+public protocol RecoveryStorage: AnyObject {
     /// Names in a directory; empty when it does not exist.
     func list(_ directory: StorageDirectory) throws(StorageFailure) -> [String]
     func makeDirectory(_ directory: StorageDirectory) throws(StorageFailure)
@@ -142,19 +142,19 @@ package protocol RecoveryStorage: AnyObject {
 }
 
 /// Memory aligned for direct I/O, freed with its owner.
-package struct AlignedMemory: ~Copyable {
-    package static let alignment = 4096
-    package let base: UnsafeMutableRawPointer
-    package let byteCount: Int
+public struct AlignedMemory: ~Copyable {
+    public static let alignment = 4096
+    public let base: UnsafeMutableRawPointer
+    public let byteCount: Int
 
-    package init(byteCount: Int) {
+    public init(byteCount: Int) {
         self.byteCount = byteCount
         base = .allocate(byteCount: max(byteCount, 1), alignment: Self.alignment)
         base.initializeMemory(as: UInt8.self, repeating: 0, count: byteCount)
     }
     deinit { base.deallocate() }
 
-    package var buffer: UnsafeMutableRawBufferPointer {
+    public var buffer: UnsafeMutableRawBufferPointer {
         UnsafeMutableRawBufferPointer(start: base, count: byteCount)
     }
 }

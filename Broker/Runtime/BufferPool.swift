@@ -5,17 +5,17 @@ internal import Glibc
 ///
 /// Owned by one shard. A buffer is the kernel's until a completion names it, the loop's until
 /// `release`, and then the kernel's again.
-package struct BufferPool: ~Copyable {
-    package static let group: UInt16 = 0
+public struct BufferPool: ~Copyable {
+    public static let group: UInt16 = 0
 
     private let ring: UnsafeMutablePointer<io_uring_buf_ring>
     private let memory: UnsafeMutableRawPointer
-    package let bufferBytes: Int
-    package let bufferCount: Int
+    public let bufferBytes: Int
+    public let bufferCount: Int
     private var released = 0
 
     /// - Parameter count: a power of two, at most 32,768.
-    package init(
+    public init(
         ring owner: borrowing Ring, count: Int, bufferBytes: Int
     ) throws(SystemError) {
         var error: Int32 = 0
@@ -39,7 +39,7 @@ package struct BufferPool: ~Copyable {
 
     deinit { munmap(memory, bufferCount * bufferBytes) }
 
-    @inline(__always) package func bytes(_ id: UInt16) -> UnsafeRawPointer {
+    @inline(__always) public func bytes(_ id: UInt16) -> UnsafeRawPointer {
         UnsafeRawPointer(memory + Int(id) * bufferBytes)
     }
 
@@ -52,10 +52,10 @@ package struct BufferPool: ~Copyable {
     }
 
     /// Gives a buffer back; the kernel sees it with the next `publish()`.
-    @inline(__always) package mutating func release(_ id: UInt16) { add(id) }
+    @inline(__always) public mutating func release(_ id: UInt16) { add(id) }
 
     /// Shows the released buffers to the kernel: once per duty cycle.
-    @inline(__always) package mutating func publish() {
+    @inline(__always) public mutating func publish() {
         guard released > 0 else { return }
         millrace_buffers_advance(ring, Int32(released))
         released = 0

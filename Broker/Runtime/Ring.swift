@@ -1,16 +1,16 @@
-package import CLinux
+public import CLinux
 internal import Glibc
 
 /// What a kernel call for a ring or a file answered, with the operation's name.
-package struct SystemError: Error, CustomStringConvertible, Equatable {
-    package var operation: String
-    package var errno: Int32
+public struct SystemError: Error, CustomStringConvertible, Equatable {
+    public var operation: String
+    public var errno: Int32
 
-    package init(_ operation: String, errno: Int32) {
+    public init(_ operation: String, errno: Int32) {
         self.operation = operation
         self.errno = errno
     }
-    package var description: String {
+    public var description: String {
         "\(operation) failed: \(String(cString: strerror(errno))) (errno \(errno))"
     }
 }
@@ -19,14 +19,14 @@ package struct SystemError: Error, CustomStringConvertible, Equatable {
 ///
 /// Set up with `SINGLE_ISSUER | DEFER_TASKRUN | COOP_TASKRUN | TASKRUN_FLAG`; the last lets a
 /// spinning owner see in memory whether an enter would bring anything.
-package struct Ring: ~Copyable {
-    package let handle: UnsafeMutablePointer<io_uring>
+public struct Ring: ~Copyable {
+    public let handle: UnsafeMutablePointer<io_uring>
 
     /// - Parameters:
     ///   - entries: submissions that can be queued between two enters.
     ///   - completions: what the kernel keeps before it overflows into slower lists.
     /// - Throws: with a sentence that says what to change, when io_uring is refused or too old.
-    package init(entries: UInt32, completions: UInt32) throws(SystemError) {
+    public init(entries: UInt32, completions: UInt32) throws(SystemError) {
         handle = .allocate(capacity: 1)
         handle.initialize(to: io_uring())
         let result = millrace_ring_setup(handle, entries, completions)
@@ -70,29 +70,29 @@ package struct Ring: ~Copyable {
     }
 
     /// True when `enter()` would bring completions.
-    @inline(__always) package var hasWork: Bool { millrace_ring_has_work(handle) }
+    @inline(__always) public var hasWork: Bool { millrace_ring_has_work(handle) }
     /// Completions that the kernel had to keep outside the queue, in all.
-    package var overflowCount: UInt32 { millrace_ring_overflow(handle) }
+    public var overflowCount: UInt32 { millrace_ring_overflow(handle) }
 
     /// Submits what is queued and lets the kernel post completions; never waits.
     @inline(__always) @discardableResult
-    package mutating func enter() -> Int32 { millrace_ring_enter(handle) }
+    public mutating func enter() -> Int32 { millrace_ring_enter(handle) }
 
     /// Submits, then sleeps until a completion or for at most `nanoseconds`.
-    package mutating func wait(nanoseconds: UInt64) { _ = millrace_ring_wait(handle, nanoseconds) }
+    public mutating func wait(nanoseconds: UInt64) { _ = millrace_ring_wait(handle, nanoseconds) }
 
-    @inline(__always) package var completionCount: Int { Int(millrace_ring_ready(handle)) }
-    @inline(__always) package func completion(_ index: Int) -> Completion {
+    @inline(__always) public var completionCount: Int { Int(millrace_ring_ready(handle)) }
+    @inline(__always) public func completion(_ index: Int) -> Completion {
         let entry = millrace_ring_completion(handle, UInt32(truncatingIfNeeded: index))
         return Completion(token: entry.user_data, result: entry.res, flags: entry.flags)
     }
-    @inline(__always) package mutating func advance(_ count: Int) {
+    @inline(__always) public mutating func advance(_ count: Int) {
         millrace_ring_advance(handle, UInt32(truncatingIfNeeded: count))
     }
 
     /// A free submission; when the queue is full, what is queued is submitted first.
     @inline(__always)
-    package mutating func submission(token: UInt64) -> UnsafeMutablePointer<io_uring_sqe>? {
+    public mutating func submission(token: UInt64) -> UnsafeMutablePointer<io_uring_sqe>? {
         if let entry = millrace_ring_submission(handle) {
             entry.pointee.user_data = token
             return entry
@@ -112,16 +112,16 @@ package struct Ring: ~Copyable {
 }
 
 /// One finished submission.
-package struct Completion {
-    package var token: UInt64
+public struct Completion {
+    public var token: UInt64
     /// Bytes, a descriptor, or a negative errno.
-    package var result: Int32
-    package var flags: UInt32
+    public var result: Int32
+    public var flags: UInt32
 
     /// More completions of the same (multishot) submission will come.
-    @inline(__always) package var hasMore: Bool { flags & UInt32(IORING_CQE_F_MORE) != 0 }
+    @inline(__always) public var hasMore: Bool { flags & UInt32(IORING_CQE_F_MORE) != 0 }
     /// The provided buffer that holds the received bytes.
-    @inline(__always) package var bufferID: UInt16? {
+    @inline(__always) public var bufferID: UInt16? {
         flags & UInt32(IORING_CQE_F_BUFFER) != 0
             ? UInt16(truncatingIfNeeded: flags >> UInt32(IORING_CQE_BUFFER_SHIFT)) : nil
     }

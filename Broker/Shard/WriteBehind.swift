@@ -367,12 +367,7 @@ extension ShardMachine {
     ) {
         operation.chunk?.pointee.isWriteDone = true
         let last = partition.pointee.log.segments.count - 1
-        var chunk = partition.pointee.log.oldest
-        while let current = chunk {
-            chunk = current.pointee.next
-            if current.pointee.state == .written || current.pointee.state == .durable { continue }
-            guard current.pointee.state == .writing, current.pointee.isWriteDone else { break }
-            current.pointee.state = .written
+        while let current = partition.pointee.log.applyWritten() {
             partition.pointee.log.segments[last].wrote(current.pointee.header)
             let padded = current.pointee.used.roundedUp(to: ChunkHeader.blockBytes)
             counters.chunksWritten += 1

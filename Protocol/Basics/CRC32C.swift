@@ -1,8 +1,8 @@
-package import CChecksum
+public import CChecksum
 
 /// CRC32C, the checksum of every frame, batch and file. Check value of "123456789": `0xE3069283`.
-package enum CRC32C {
-    package typealias Value = millrace_crc32c_value
+public enum CRC32C {
+    public typealias Value = millrace_crc32c_value
 
     /// Extends `crc` (0 to begin) over `count` bytes: crc(A then B) == extend(crc(A), B).
     ///
@@ -10,26 +10,26 @@ package enum CRC32C {
     /// that place.
     /// - Complexity: measured 10 GB/s in one stream, about 20 GB/s from 6 KiB.
     @inlinable @inline(__always)
-    package static func extend(_ crc: UInt32, _ bytes: UnsafeRawPointer, count: Int) -> UInt32 {
+    public static func extend(_ crc: UInt32, _ bytes: UnsafeRawPointer, count: Int) -> UInt32 {
         millrace_crc32c(crc, bytes, count)
     }
 
-    package static func extend(_ crc: UInt32, _ bytes: UnsafeRawBufferPointer) -> UInt32 {
+    public static func extend(_ crc: UInt32, _ bytes: UnsafeRawBufferPointer) -> UInt32 {
         guard let base = bytes.baseAddress else { return crc }
         return millrace_crc32c(crc, base, bytes.count)
     }
 
     /// Extends over the eight little-endian bytes of `value`.
     @inlinable @inline(__always)
-    package static func extend(_ crc: UInt32, _ value: UInt64) -> UInt32 {
+    public static func extend(_ crc: UInt32, _ value: UInt64) -> UInt32 {
         var bytes = value.littleEndian
         return millrace_crc32c(crc, &bytes, 8)
     }
 
-    package static func of(_ bytes: UnsafeRawBufferPointer) -> UInt32 { extend(0, bytes) }
+    public static func of(_ bytes: UnsafeRawBufferPointer) -> UInt32 { extend(0, bytes) }
 
     /// The table form, the reference that the fast form is tested against.
-    package static func portable(_ crc: UInt32, _ bytes: UnsafeRawBufferPointer) -> UInt32 {
+    public static func portable(_ crc: UInt32, _ bytes: UnsafeRawBufferPointer) -> UInt32 {
         guard let base = bytes.baseAddress else { return crc }
         return millrace_crc32c_portable(crc, base, bytes.count)
     }

@@ -3,7 +3,7 @@
 /// `precondition` in an optimised build traps without a word; a claim that must survive in
 /// production uses this instead.
 @inlinable @inline(__always)
-package func invariant(
+public func invariant(
     _ condition: @autoclosure () -> Bool,
     _ message: @autoclosure () -> String,
     file: StaticString = #fileID,
@@ -13,7 +13,7 @@ package func invariant(
 }
 
 /// Out of line and never inlined: the check costs one predictable branch at the call site.
-@usableFromInline @inline(never)
-package func invariantBroken(_ message: String, file: StaticString, line: UInt) -> Never {
+@inline(never)
+public func invariantBroken(_ message: String, file: StaticString, line: UInt) -> Never {
     fatalError("invariant broken: \(message)", file: file, line: line)
 }

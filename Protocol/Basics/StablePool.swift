@@ -2,7 +2,7 @@
 ///
 /// Grows by blocks of 256, so that an idle server holds little and a full one was never copied.
 /// Owned by one thread.
-package struct StablePool<Element>: ~Copyable {
+public struct StablePool<Element>: ~Copyable {
     @usableFromInline static var blockShift: Int { 8 }
     @usableFromInline static var blockMask: Int { 255 }
 
@@ -11,10 +11,10 @@ package struct StablePool<Element>: ~Copyable {
     @usableFromInline var blockCapacity: Int
     @usableFromInline var free: [Int32] = []
     /// Slots ever used: `0 ..< limit`.
-    package private(set) var limit = 0
+    public private(set) var limit = 0
     @usableFromInline var inUse: [Bool] = []
 
-    package init(capacityMax: Int) {
+    public init(capacityMax: Int) {
         blockCapacity = (capacityMax + 255) / 256
         blocks = .allocate(capacity: max(1, blockCapacity))
     }
@@ -28,7 +28,7 @@ package struct StablePool<Element>: ~Copyable {
     }
 
     /// Puts a value into a free slot; `nil` when the pool has reached its maximum.
-    package mutating func insert(_ value: consuming Element) -> Int32? {
+    public mutating func insert(_ value: consuming Element) -> Int32? {
         let index: Int
         if let reused = free.popLast() {
             index = Int(reused)
@@ -47,22 +47,22 @@ package struct StablePool<Element>: ~Copyable {
         return Int32(index)
     }
 
-    package mutating func remove(_ index: Int32) {
+    public mutating func remove(_ index: Int32) {
         self[index].deinitialize(count: 1)
         inUse[Int(index)] = false
         free.append(index)
     }
 
-    package func contains(_ index: Int32) -> Bool {
+    public func contains(_ index: Int32) -> Bool {
         index >= 0 && index < limit && inUse[Int(index)]
     }
 
     /// The address of a slot in use. The caller knows that it is.
     @inlinable @inline(__always)
-    package subscript(index: Int32) -> UnsafeMutablePointer<Element> {
+    public subscript(index: Int32) -> UnsafeMutablePointer<Element> {
         blocks[Int(index) >> Self.blockShift] + (Int(index) & Self.blockMask)
     }
 
     /// The indices in use, ascending.
-    package var indices: [Int32] { (0 ..< limit).filter { inUse[$0] }.map(Int32.init) }
+    public var indices: [Int32] { (0 ..< limit).filter { inUse[$0] }.map(Int32.init) }
 }

@@ -1,4 +1,4 @@
-package import BrokerBasics
+public import BrokerBasics
 
 /// The producer's part of a batch (SPEC.md, section 5.1): the bytes that a producer checksums and
 /// that nobody rewrites, from the socket to the journal to the segment to the consumer.
@@ -16,23 +16,23 @@ package import BrokerBasics
 /// 32 u64 base_timestamp  ns since 1970, the producer's clock
 /// 40     records
 /// ```
-package struct BatchHeader: Equatable, Sendable {
-    @inlinable package static var byteCount: Int { 40 }
-    @inlinable package static var format: UInt8 { 1 }
-    @inlinable package static var lostAttribute: UInt8 { 1 }
+public struct BatchHeader: Equatable, Sendable {
+    @inlinable public static var byteCount: Int { 40 }
+    @inlinable public static var format: UInt8 { 1 }
+    @inlinable public static var lostAttribute: UInt8 { 1 }
 
-    package var batchBytes: Int
-    package var checksum: UInt32
-    package var attributes: UInt8
-    package var recordCount: Int
-    package var producerEpoch: UInt16
-    package var producerID: UInt64
-    package var baseSequence: UInt64
-    package var baseTimestamp: UInt64
+    public var batchBytes: Int
+    public var checksum: UInt32
+    public var attributes: UInt8
+    public var recordCount: Int
+    public var producerEpoch: UInt16
+    public var producerID: UInt64
+    public var baseSequence: UInt64
+    public var baseTimestamp: UInt64
 
     /// Reads the header without checking; the bytes were checked when they came in.
     @inlinable @inline(__always)
-    package init(at bytes: UnsafeRawPointer) {
+    public init(at bytes: UnsafeRawPointer) {
         batchBytes = Int(bytes.u32(0))
         checksum = bytes.u32(4)
         attributes = bytes.u8(9)
@@ -43,14 +43,14 @@ package struct BatchHeader: Equatable, Sendable {
         baseTimestamp = bytes.u64(32)
     }
 
-    @inlinable package var isLost: Bool { attributes & Self.lostAttribute != 0 }
+    @inlinable public var isLost: Bool { attributes & Self.lostAttribute != 0 }
 
     /// Checks a batch that a client sent: layout, checksum, and that the records fill it exactly.
     ///
     /// - Parameter count: the bytes at `bytes`, which must be exactly one batch.
     /// - Returns: `.ok`, or what the producer is told.
     @inlinable @inline(__always)
-    package static func check(_ bytes: UnsafeRawPointer, count: Int) -> StatusCode {
+    public static func check(_ bytes: UnsafeRawPointer, count: Int) -> StatusCode {
         guard count > byteCount, Int(bytes.u32(0)) == count else { return .batchInvalid }
         guard CRC32C.extend(0, bytes + 8, count: count - 8) == bytes.u32(4) else {
             return .badChecksum
@@ -79,15 +79,15 @@ package struct BatchHeader: Equatable, Sendable {
 ///
 /// The stamp's checksum names the partition and binds the stamp to its records, so bytes that
 /// belong elsewhere are not taken for this partition's.
-package struct StoredBatch {
-    package typealias Checksum = CRC32C
-    @inlinable package static var stampBytes: Int { 24 }
-    @inlinable package static var headerBytes: Int { stampBytes + BatchHeader.byteCount }
+public struct StoredBatch {
+    public typealias Checksum = CRC32C
+    @inlinable public static var stampBytes: Int { 24 }
+    @inlinable public static var headerBytes: Int { stampBytes + BatchHeader.byteCount }
     /// The records' place in a `lost` batch holds the end of its range, a u64.
     static let lostBodyBytes = 8
 
     @inlinable @inline(__always)
-    package static func stamp(
+    public static func stamp(
         _ bytes: UnsafeMutableRawPointer,
         partition: PartitionID,
         baseOffset: UInt64,
@@ -117,7 +117,7 @@ package struct StoredBatch {
     ///
     /// - Returns: the whole length in bytes, or `nil` when it is not a batch of `partition`, or one
     ///   of a layout that version 1 does not have.
-    package static func verify(
+    public static func verify(
         _ bytes: UnsafeRawPointer,
         available: Int,
         partition: PartitionID
@@ -145,19 +145,19 @@ package struct StoredBatch {
         return stampBytes + batchBytes
     }
 
-    @inlinable @inline(__always) package static func bytes(at bytes: UnsafeRawPointer) -> Int {
+    @inlinable @inline(__always) public static func bytes(at bytes: UnsafeRawPointer) -> Int {
         stampBytes &+ Int((bytes + stampBytes).u32(0))
     }
     @inlinable @inline(__always)
-    package static func baseOffset(at bytes: UnsafeRawPointer) -> UInt64 { bytes.u64(0) }
+    public static func baseOffset(at bytes: UnsafeRawPointer) -> UInt64 { bytes.u64(0) }
     @inlinable @inline(__always)
-    package static func appendTime(at bytes: UnsafeRawPointer) -> UInt64 { bytes.u64(8) }
+    public static func appendTime(at bytes: UnsafeRawPointer) -> UInt64 { bytes.u64(8) }
     @inlinable @inline(__always)
-    package static func epoch(at bytes: UnsafeRawPointer) -> UInt32 { bytes.u32(16) }
+    public static func epoch(at bytes: UnsafeRawPointer) -> UInt32 { bytes.u32(16) }
 
     /// The offset after the batch: of its records, or of the range that a `lost` batch stands for.
     @inlinable @inline(__always)
-    package static func endOffset(at bytes: UnsafeRawPointer) -> UInt64 {
+    public static func endOffset(at bytes: UnsafeRawPointer) -> UInt64 {
         let producer = bytes + stampBytes
         if producer.u8(9) & BatchHeader.lostAttribute != 0 {
             return producer.u64(BatchHeader.byteCount)
@@ -166,7 +166,7 @@ package struct StoredBatch {
     }
 
     /// The stored bytes of a `lost` batch: offsets `range` were given out and are gone.
-    package static func lost(
+    public static func lost(
         _ range: Range<UInt64>,
         partition: PartitionID,
         epoch: UInt32,

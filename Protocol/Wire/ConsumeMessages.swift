@@ -1,7 +1,7 @@
-package import BrokerBasics
+public import BrokerBasics
 
 /// Where a subscription without stored progress begins.
-package enum StartPosition: Equatable, Sendable {
+public enum StartPosition: Equatable, Sendable {
     case start
     case end
     case offset(UInt64)
@@ -26,19 +26,19 @@ package enum StartPosition: Equatable, Sendable {
 
 /// Starts a subscription; its id is the frame's `stream`, chosen by the client, unused on the
 /// connection.
-package struct SubscribeRequest: WireMessage {
-    package var queue: String
+public struct SubscribeRequest: WireMessage {
+    public var queue: String
     /// Empty: a subscription without stored progress.
-    package var group: String
+    public var group: String
     /// Where to begin; for a group only where it has no cursor yet.
-    package var start: StartPosition
+    public var start: StartPosition
     /// A partition id, or `PartitionID.all`. A group's members are assigned theirs.
-    package var partition: UInt32
+    public var partition: UInt32
     /// Absolute credit: records and bytes that may be delivered in all, since the subscription began.
-    package var creditRecords: UInt64
-    package var creditBytes: UInt64
+    public var creditRecords: UInt64
+    public var creditBytes: UInt64
 
-    package init(
+    public init(
         queue: String, group: String = "", start: StartPosition = .start,
         partition: PartitionID = .all, creditRecords: UInt64, creditBytes: UInt64
     ) {
@@ -49,7 +49,7 @@ package struct SubscribeRequest: WireMessage {
         self.creditRecords = creditRecords
         self.creditBytes = creditBytes
     }
-    package func encode(into builder: inout ByteBuilder) {
+    public func encode(into builder: inout ByteBuilder) {
         builder.put(queue)
         builder.put(group)
         builder.put(start.kind)
@@ -58,7 +58,7 @@ package struct SubscribeRequest: WireMessage {
         builder.put(creditRecords)
         builder.put(creditBytes)
     }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         queue = try parser.string()
         group = try parser.string()
         let kind = try parser.u8()
@@ -77,24 +77,24 @@ package struct SubscribeRequest: WireMessage {
 }
 
 /// A partition that the subscription reads, and the first offset it will get.
-package struct AssignedPartition: WireMessage {
-    package var partition: UInt32
-    package var index: UInt32
-    package var epoch: UInt32
-    package var nextOffset: UInt64
-    package init(partition: UInt32, index: UInt32, epoch: UInt32, nextOffset: UInt64) {
+public struct AssignedPartition: WireMessage {
+    public var partition: UInt32
+    public var index: UInt32
+    public var epoch: UInt32
+    public var nextOffset: UInt64
+    public init(partition: UInt32, index: UInt32, epoch: UInt32, nextOffset: UInt64) {
         self.partition = partition
         self.index = index
         self.epoch = epoch
         self.nextOffset = nextOffset
     }
-    package func encode(into builder: inout ByteBuilder) {
+    public func encode(into builder: inout ByteBuilder) {
         builder.put(partition)
         builder.put(index)
         builder.put(epoch)
         builder.put(nextOffset)
     }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         partition = try parser.u32()
         index = try parser.u32()
         epoch = try parser.u32()
@@ -105,19 +105,19 @@ package struct AssignedPartition: WireMessage {
 /// The reply to subscribe, and the push when a group's members change: the whole set that the
 /// subscription now reads. A partition that stays keeps its place in the stream; one that is gone is
 /// fenced: its acks are refused from here on.
-package struct Assignment: WireMessage {
+public struct Assignment: WireMessage {
     /// Counts the changes of the group's membership; 0 without a group.
-    package var generation: UInt64
-    package var partitions: [AssignedPartition]
-    package init(generation: UInt64, partitions: [AssignedPartition]) {
+    public var generation: UInt64
+    public var partitions: [AssignedPartition]
+    public init(generation: UInt64, partitions: [AssignedPartition]) {
         self.generation = generation
         self.partitions = partitions
     }
-    package func encode(into builder: inout ByteBuilder) {
+    public func encode(into builder: inout ByteBuilder) {
         builder.put(generation)
         builder.put(list: partitions)
     }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         generation = try parser.u64()
         partitions = try parser.list(of: AssignedPartition.self, itemBytesMin: 20)
     }
@@ -125,19 +125,19 @@ package struct Assignment: WireMessage {
 
 /// Absolute credit: a repeated or overtaken frame changes nothing, a lost one is made good by the
 /// next.
-package struct Credit: WireMessage {
-    @inlinable package static var byteCount: Int { 16 }
-    package var records: UInt64
-    package var bytes: UInt64
-    package init(records: UInt64, bytes: UInt64) {
+public struct Credit: WireMessage {
+    @inlinable public static var byteCount: Int { 16 }
+    public var records: UInt64
+    public var bytes: UInt64
+    public init(records: UInt64, bytes: UInt64) {
         self.records = records
         self.bytes = bytes
     }
-    package func encode(into builder: inout ByteBuilder) {
+    public func encode(into builder: inout ByteBuilder) {
         builder.put(records)
         builder.put(bytes)
     }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         records = try parser.u64()
         bytes = try parser.u64()
     }
@@ -145,62 +145,62 @@ package struct Credit: WireMessage {
 
 /// "Everything below `offset` is done" for one partition of the subscription's group. The reply has
 /// the same body and may answer several acks at once: it names the highest.
-package struct Ack: WireMessage {
-    @inlinable package static var byteCount: Int { 16 }
-    package var partition: UInt32
+public struct Ack: WireMessage {
+    @inlinable public static var byteCount: Int { 16 }
+    public var partition: UInt32
     /// The partition's epoch as the member saw it in the batch.
-    package var epoch: UInt32
-    package var offset: UInt64
-    package init(partition: UInt32, epoch: UInt32, offset: UInt64) {
+    public var epoch: UInt32
+    public var offset: UInt64
+    public init(partition: UInt32, epoch: UInt32, offset: UInt64) {
         self.partition = partition
         self.epoch = epoch
         self.offset = offset
     }
-    package func encode(into builder: inout ByteBuilder) {
+    public func encode(into builder: inout ByteBuilder) {
         builder.put(partition)
         builder.put(epoch)
         builder.put(offset)
     }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         partition = try parser.u32()
         epoch = try parser.u32()
         offset = try parser.u64()
     }
 }
 
-package struct GroupDescribeRequest: WireMessage {
-    package var queue: String
-    package var group: String
-    package init(queue: String, group: String) {
+public struct GroupDescribeRequest: WireMessage {
+    public var queue: String
+    public var group: String
+    public init(queue: String, group: String) {
         self.queue = queue
         self.group = group
     }
-    package func encode(into builder: inout ByteBuilder) {
+    public func encode(into builder: inout ByteBuilder) {
         builder.put(queue)
         builder.put(group)
     }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         queue = try parser.string()
         group = try parser.string()
     }
 }
 
 /// Groups of one queue, or of all when `queue` is empty; those after `after` by `queue/group`.
-package struct GroupListRequest: WireMessage {
-    package var queue: String
-    package var after: String
-    package var limit: UInt32
-    package init(queue: String = "", after: String = "", limit: UInt32 = 1000) {
+public struct GroupListRequest: WireMessage {
+    public var queue: String
+    public var after: String
+    public var limit: UInt32
+    public init(queue: String = "", after: String = "", limit: UInt32 = 1000) {
         self.queue = queue
         self.after = after
         self.limit = limit
     }
-    package func encode(into builder: inout ByteBuilder) {
+    public func encode(into builder: inout ByteBuilder) {
         builder.put(queue)
         builder.put(after)
         builder.put(limit)
     }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         queue = try parser.string()
         after = try parser.string()
         limit = try parser.u32()
@@ -208,23 +208,23 @@ package struct GroupListRequest: WireMessage {
 }
 
 /// A group's place in one partition, and how far behind it is.
-package struct GroupCursor: WireMessage {
-    package var partition: UInt32
-    package var index: UInt32
+public struct GroupCursor: WireMessage {
+    public var partition: UInt32
+    public var index: UInt32
     /// Every offset below it is acked.
-    package var ackFloor: UInt64
-    package var highWatermark: UInt64
-    package var lagRecords: UInt64
-    package var lagBytes: UInt64
+    public var ackFloor: UInt64
+    public var highWatermark: UInt64
+    public var lagRecords: UInt64
+    public var lagBytes: UInt64
     /// The age of the oldest record that is not acked, in milliseconds.
-    package var lagMilliseconds: UInt64
+    public var lagMilliseconds: UInt64
     /// The member that reads it; empty when there is none.
-    package var member: String
+    public var member: String
     /// `delivering`, `idle`, `wait-credit`, `wait-ack`, `wait-send`, `reading`, `unassigned`.
-    package var state: String
-    package var stateMilliseconds: UInt64
+    public var state: String
+    public var stateMilliseconds: UInt64
 
-    package init(
+    public init(
         partition: UInt32, index: UInt32, ackFloor: UInt64, highWatermark: UInt64,
         lagRecords: UInt64, lagBytes: UInt64, lagMilliseconds: UInt64, member: String,
         state: String, stateMilliseconds: UInt64
@@ -240,7 +240,7 @@ package struct GroupCursor: WireMessage {
         self.state = state
         self.stateMilliseconds = stateMilliseconds
     }
-    package func encode(into builder: inout ByteBuilder) {
+    public func encode(into builder: inout ByteBuilder) {
         builder.put(partition)
         builder.put(index)
         builder.put(ackFloor)
@@ -252,7 +252,7 @@ package struct GroupCursor: WireMessage {
         builder.put(state)
         builder.put(stateMilliseconds)
     }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         partition = try parser.u32()
         index = try parser.u32()
         ackFloor = try parser.u64()
@@ -266,19 +266,19 @@ package struct GroupCursor: WireMessage {
     }
 }
 
-package struct GroupInfo: WireMessage {
-    package var id: UInt32
-    package var queue: String
-    package var name: String
+public struct GroupInfo: WireMessage {
+    public var id: UInt32
+    public var queue: String
+    public var name: String
     /// `ordered`.
-    package var mode: String
-    package var generation: UInt64
-    package var members: [String]
-    package var lagRecords: UInt64
+    public var mode: String
+    public var generation: UInt64
+    public var members: [String]
+    public var lagRecords: UInt64
     /// Empty in a list.
-    package var cursors: [GroupCursor]
+    public var cursors: [GroupCursor]
 
-    package init(
+    public init(
         id: UInt32, queue: String, name: String, mode: String, generation: UInt64,
         members: [String], lagRecords: UInt64, cursors: [GroupCursor]
     ) {
@@ -291,7 +291,7 @@ package struct GroupInfo: WireMessage {
         self.lagRecords = lagRecords
         self.cursors = cursors
     }
-    package func encode(into builder: inout ByteBuilder) {
+    public func encode(into builder: inout ByteBuilder) {
         builder.put(id)
         builder.put(queue)
         builder.put(name)
@@ -302,7 +302,7 @@ package struct GroupInfo: WireMessage {
         builder.put(lagRecords)
         builder.put(list: cursors)
     }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         id = try parser.u32()
         queue = try parser.string()
         name = try parser.string()
@@ -315,18 +315,18 @@ package struct GroupInfo: WireMessage {
     }
 }
 
-package struct GroupListReply: WireMessage {
-    package var groups: [GroupInfo]
-    package var more: Bool
-    package init(groups: [GroupInfo], more: Bool) {
+public struct GroupListReply: WireMessage {
+    public var groups: [GroupInfo]
+    public var more: Bool
+    public init(groups: [GroupInfo], more: Bool) {
         self.groups = groups
         self.more = more
     }
-    package func encode(into builder: inout ByteBuilder) {
+    public func encode(into builder: inout ByteBuilder) {
         builder.put(list: groups)
         builder.put(more)
     }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         groups = try parser.list(of: GroupInfo.self, itemBytesMin: 34)
         more = try parser.bool()
     }

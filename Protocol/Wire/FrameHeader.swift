@@ -1,7 +1,7 @@
-package import BrokerBasics
+public import BrokerBasics
 
 /// Why bytes can't be a frame: the peer's fault, and the connection is closed after saying so.
-package enum FrameError: Error, Equatable {
+public enum FrameError: Error, Equatable {
     case tooShort(frameBytes: UInt32)
     case tooLarge(frameBytes: UInt32, limitBytes: UInt32)
     case checksum
@@ -9,7 +9,7 @@ package enum FrameError: Error, Equatable {
     case reservedFlags(UInt8)
     case fields
 
-    package var status: StatusCode {
+    public var status: StatusCode {
         switch self {
         case .tooShort, .reservedFlags, .fields: .badFrame
         case .tooLarge: .frameTooLarge
@@ -33,28 +33,28 @@ package enum FrameError: Error, Equatable {
 /// 26 u16 tlv_bytes     optional fields at the front of the body
 /// 28 u32 checksum      CRC32C of bytes 0 ..< 28 and the body (publish, deliver: the TLVs only)
 /// ```
-package struct FrameHeader: Equatable, Sendable {
-    package typealias Checksum = CRC32C
-    @inlinable package static var byteCount: Int { 32 }
-    @inlinable package static var version: UInt8 { 1 }
-    package static let defaultFrameBytesMax: UInt32 = 1 << 20
+public struct FrameHeader: Equatable, Sendable {
+    public typealias Checksum = CRC32C
+    @inlinable public static var byteCount: Int { 32 }
+    @inlinable public static var version: UInt8 { 1 }
+    public static let defaultFrameBytesMax: UInt32 = 1 << 20
 
-    @inlinable package static var replyFlag: UInt8 { 1 }
-    @inlinable package static var errorFlag: UInt8 { 2 }
-    @inlinable package static var pushFlag: UInt8 { 4 }
+    @inlinable public static var replyFlag: UInt8 { 1 }
+    @inlinable public static var errorFlag: UInt8 { 2 }
+    @inlinable public static var pushFlag: UInt8 { 4 }
 
-    package var frameBytes: UInt32
-    package var opcode: UInt16
-    package var version: UInt8
-    package var flags: UInt8
-    package var correlation: UInt64
-    package var stream: UInt32
-    package var argument: UInt32
-    package var status: UInt16
-    package var tlvBytes: UInt16
+    public var frameBytes: UInt32
+    public var opcode: UInt16
+    public var version: UInt8
+    public var flags: UInt8
+    public var correlation: UInt64
+    public var stream: UInt32
+    public var argument: UInt32
+    public var status: UInt16
+    public var tlvBytes: UInt16
 
     @inlinable
-    package init(
+    public init(
         opcode: Opcode,
         bodyBytes: Int = 0,
         flags: UInt8 = 0,
@@ -88,14 +88,14 @@ package struct FrameHeader: Equatable, Sendable {
         tlvBytes = bytes.u16(26)
     }
 
-    @inlinable package var isReply: Bool { flags & Self.replyFlag != 0 }
-    @inlinable package var bodyBytes: Int { Int(frameBytes) - Self.byteCount }
+    @inlinable public var isReply: Bool { flags & Self.replyFlag != 0 }
+    @inlinable public var bodyBytes: Int { Int(frameBytes) - Self.byteCount }
 
     /// The length of the frame that starts at `bytes`, checked against the limits but nothing else.
     ///
     /// - Returns: `nil` when fewer than four bytes have arrived.
     @inlinable @inline(__always)
-    package static func frameBytes(
+    public static func frameBytes(
         _ bytes: UnsafeRawPointer,
         available: Int,
         frameBytesMax: UInt32
@@ -111,7 +111,7 @@ package struct FrameHeader: Equatable, Sendable {
 
     /// Decodes and verifies the whole frame of `frameBytes(_:available:frameBytesMax:)` bytes.
     @inlinable @inline(__always)
-    package static func decode(_ bytes: UnsafeRawPointer) throws(FrameError) -> FrameHeader {
+    public static func decode(_ bytes: UnsafeRawPointer) throws(FrameError) -> FrameHeader {
         let header = FrameHeader(at: bytes)
         guard Int(header.tlvBytes) <= header.bodyBytes else { throw .fields }
         guard checksum(bytes, header) == bytes.u32(28) else { throw .checksum }
@@ -133,7 +133,7 @@ package struct FrameHeader: Equatable, Sendable {
 
     /// Writes the header at `bytes`, the body being in place behind it, and its checksum.
     @inlinable @inline(__always)
-    package func encode(at bytes: UnsafeMutableRawPointer) {
+    public func encode(at bytes: UnsafeMutableRawPointer) {
         bytes.put(frameBytes, 0)
         bytes.put(opcode, 4)
         bytes.put(version, 6)
@@ -147,7 +147,7 @@ package struct FrameHeader: Equatable, Sendable {
     }
 
     /// A whole frame as an array: control messages, tools and tests.
-    package func frame(body: [UInt8]) -> [UInt8] {
+    public func frame(body: [UInt8]) -> [UInt8] {
         var header = self
         header.frameBytes = UInt32(Self.byteCount + body.count)
         var frame = [UInt8](repeating: 0, count: Self.byteCount) + body

@@ -3,51 +3,51 @@
 /// The position of one record in one partition's log, counted in records from 0.
 ///
 /// Never reused and never given to two records: a hole is delivered as a `lost` range.
-package struct Offset: RawRepresentable, Comparable, Hashable, Sendable {
-    package var rawValue: UInt64
-    @inlinable package init(rawValue: UInt64) { self.rawValue = rawValue }
-    @inlinable package static func < (lhs: Self, rhs: Self) -> Bool { lhs.rawValue < rhs.rawValue }
-    package static let zero = Offset(rawValue: 0)
+public struct Offset: RawRepresentable, Comparable, Hashable, Sendable {
+    public var rawValue: UInt64
+    @inlinable public init(rawValue: UInt64) { self.rawValue = rawValue }
+    @inlinable public static func < (lhs: Self, rhs: Self) -> Bool { lhs.rawValue < rhs.rawValue }
+    public static let zero = Offset(rawValue: 0)
     /// Stands for "no longer known" in a confirm of a duplicate.
-    package static let unknown = Offset(rawValue: .max)
+    public static let unknown = Offset(rawValue: .max)
 }
 
 /// One partition of one queue, server-wide; never reused, even when a queue's name is.
-package struct PartitionID: RawRepresentable, Hashable, Sendable {
-    package var rawValue: UInt32
-    @inlinable package init(rawValue: UInt32) { self.rawValue = rawValue }
+public struct PartitionID: RawRepresentable, Hashable, Sendable {
+    public var rawValue: UInt32
+    @inlinable public init(rawValue: UInt32) { self.rawValue = rawValue }
     /// "Every partition" in a subscribe request.
-    package static let all = PartitionID(rawValue: .max)
+    public static let all = PartitionID(rawValue: .max)
 }
 
 /// One queue; never reused, even when its name is.
-package struct QueueID: RawRepresentable, Hashable, Sendable {
-    package var rawValue: UInt32
-    @inlinable package init(rawValue: UInt32) { self.rawValue = rawValue }
+public struct QueueID: RawRepresentable, Hashable, Sendable {
+    public var rawValue: UInt32
+    @inlinable public init(rawValue: UInt32) { self.rawValue = rawValue }
 }
 
 /// One producer: whoever numbers records so that a retry is stored once. 0 means "none".
-package struct ProducerID: RawRepresentable, Hashable, Sendable {
-    package var rawValue: UInt64
-    @inlinable package init(rawValue: UInt64) { self.rawValue = rawValue }
-    package static let none = ProducerID(rawValue: 0)
+public struct ProducerID: RawRepresentable, Hashable, Sendable {
+    public var rawValue: UInt64
+    @inlinable public init(rawValue: UInt64) { self.rawValue = rawValue }
+    public static let none = ProducerID(rawValue: 0)
 }
 
 /// What a queue promises before it confirms (SPEC.md, section 6).
-package enum DurabilityLevel: UInt8, Sendable, CaseIterable {
+public enum DurabilityLevel: UInt8, Sendable, CaseIterable {
     case memory = 0
     /// Reserved: survives a crash of the process. Not offered yet.
     case written = 1
     case synced = 2
 
-    package var name: String {
+    public var name: String {
         switch self {
         case .memory: "memory"
         case .written: "written"
         case .synced: "synced"
         }
     }
-    package init?(name: String) {
+    public init?(name: String) {
         guard let level = Self.allCases.first(where: { $0.name == name }) else { return nil }
         self = level
     }

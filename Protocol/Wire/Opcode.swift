@@ -1,5 +1,5 @@
 /// What a frame asks or says (SPEC.md, section 3). A reply carries the opcode of its request.
-package enum Opcode: UInt16, Sendable, CaseIterable {
+public enum Opcode: UInt16, Sendable, CaseIterable {
     case hello = 0x0001
     case ping = 0x0002
     case goodbye = 0x0003
@@ -33,5 +33,5 @@ package enum Opcode: UInt16, Sendable, CaseIterable {
 
     /// True when the frame's checksum covers its header and TLVs only, because the body is batches,
     /// which carry their own.
-    @inlinable package var carriesBatches: Bool { self == .publish || self == .deliver }
+    @inlinable public var carriesBatches: Bool { self == .publish || self == .deliver }
 }

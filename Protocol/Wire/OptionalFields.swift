@@ -4,13 +4,13 @@ internal import BrokerBasics
 ///
 /// Each is `type u16 | length u16 | bytes`. Bit 15 of the type says *mandatory*: a receiver that
 /// does not know such a field refuses the frame; an unknown optional one is skipped.
-package enum OptionalFields {
-    package static let mandatoryBit: UInt16 = 0x8000
+public enum OptionalFields {
+    public static let mandatoryBit: UInt16 = 0x8000
     /// W3C trace context of the request: trace id 16, span id 8, flags 1.
-    package static let traceContext: UInt16 = 1
+    public static let traceContext: UInt16 = 1
 
     /// Walks the fields; the status says what is wrong, `.ok` when nothing is.
-    package static func check(_ bytes: UnsafeRawBufferPointer) -> StatusCode {
+    public static func check(_ bytes: UnsafeRawBufferPointer) -> StatusCode {
         guard let base = bytes.baseAddress else { return .ok }
         var at = 0
         while at < bytes.count {
@@ -31,14 +31,14 @@ package enum OptionalFields {
 }
 
 /// W3C trace context in binary: what ties a record to the trace that made it. Opaque to the broker.
-package struct TraceContext: Equatable, Sendable {
-    package static let byteCount = 25
+public struct TraceContext: Equatable, Sendable {
+    public static let byteCount = 25
 
     /// Trace id (16), span id (8), flags (1), in the byte order of the `traceparent` text.
-    package var bytes: [UInt8]
+    public var bytes: [UInt8]
 
     /// - Returns: `nil` unless there are exactly 25 bytes.
-    package init?(bytes: [UInt8]) {
+    public init?(bytes: [UInt8]) {
         guard bytes.count == Self.byteCount else { return nil }
         self.bytes = bytes
     }

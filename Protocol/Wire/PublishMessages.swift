@@ -1,32 +1,32 @@
-package import BrokerBasics
+public import BrokerBasics
 
 /// Asks for a producer id. A name makes it lasting: the same name gets the same id with the next
 /// epoch, and whoever still publishes with the epoch before is fenced.
-package struct ProducerOpenRequest: WireMessage {
-    package var name: String
-    package init(name: String = "") { self.name = name }
-    package func encode(into builder: inout ByteBuilder) { builder.put(name) }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+public struct ProducerOpenRequest: WireMessage {
+    public var name: String
+    public init(name: String = "") { self.name = name }
+    public func encode(into builder: inout ByteBuilder) { builder.put(name) }
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         name = try parser.string()
     }
 }
 
-package struct ProducerOpenReply: WireMessage {
-    package var producerID: UInt64
-    package var epoch: UInt16
+public struct ProducerOpenReply: WireMessage {
+    public var producerID: UInt64
+    public var epoch: UInt16
     /// An idle producer is forgotten after this many seconds.
-    package var expirySeconds: UInt32
-    package init(producerID: UInt64, epoch: UInt16, expirySeconds: UInt32) {
+    public var expirySeconds: UInt32
+    public init(producerID: UInt64, epoch: UInt16, expirySeconds: UInt32) {
         self.producerID = producerID
         self.epoch = epoch
         self.expirySeconds = expirySeconds
     }
-    package func encode(into builder: inout ByteBuilder) {
+    public func encode(into builder: inout ByteBuilder) {
         builder.put(producerID)
         builder.put(epoch)
         builder.put(expirySeconds)
     }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         producerID = try parser.u64()
         epoch = try parser.u16()
         expirySeconds = try parser.u32()
@@ -47,21 +47,21 @@ package struct ProducerOpenReply: WireMessage {
 /// 33 u8  flags         bit 0: duplicates, stored earlier
 /// 34     reserved, 6 bytes
 /// ```
-package struct ConfirmEntry: Equatable, Sendable {
-    @inlinable package static var byteCount: Int { 40 }
-    @inlinable package static var duplicateFlag: UInt8 { 1 }
+public struct ConfirmEntry: Equatable, Sendable {
+    @inlinable public static var byteCount: Int { 40 }
+    @inlinable public static var duplicateFlag: UInt8 { 1 }
 
-    package var correlation: UInt64
-    package var requests: UInt32
-    package var partition: UInt32
-    package var epoch: UInt32
-    package var records: UInt32
-    package var baseOffset: UInt64
-    package var level: UInt8
-    package var flags: UInt8
+    public var correlation: UInt64
+    public var requests: UInt32
+    public var partition: UInt32
+    public var epoch: UInt32
+    public var records: UInt32
+    public var baseOffset: UInt64
+    public var level: UInt8
+    public var flags: UInt8
 
     @inlinable @inline(__always)
-    package init(
+    public init(
         correlation: UInt64, requests: UInt32, partition: UInt32, epoch: UInt32, records: UInt32,
         baseOffset: UInt64, level: UInt8, flags: UInt8
     ) {
@@ -75,7 +75,7 @@ package struct ConfirmEntry: Equatable, Sendable {
         self.flags = flags
     }
     @inlinable @inline(__always)
-    package init(at bytes: UnsafeRawPointer) {
+    public init(at bytes: UnsafeRawPointer) {
         correlation = bytes.u64(0)
         requests = bytes.u32(8)
         partition = bytes.u32(12)
@@ -86,7 +86,7 @@ package struct ConfirmEntry: Equatable, Sendable {
         flags = bytes.u8(33)
     }
     @inlinable @inline(__always)
-    package func encode(at bytes: UnsafeMutableRawPointer) {
+    public func encode(at bytes: UnsafeMutableRawPointer) {
         bytes.put(correlation, 0)
         bytes.put(requests, 8)
         bytes.put(partition, 12)

@@ -1,24 +1,24 @@
-package import BrokerBasics
+public import BrokerBasics
 
-package struct QueueCreateRequest: WireMessage {
+public struct QueueCreateRequest: WireMessage {
     /// 1 ... 255 bytes of `a-z A-Z 0-9 . _ - $`, not beginning with `.` or `-`.
-    package var name: String
-    package var partitions: UInt32
-    package var level: UInt8
-    package var labels: [Pair]
-    package init(name: String, partitions: UInt32, level: DurabilityLevel, labels: [Pair] = []) {
+    public var name: String
+    public var partitions: UInt32
+    public var level: UInt8
+    public var labels: [Pair]
+    public init(name: String, partitions: UInt32, level: DurabilityLevel, labels: [Pair] = []) {
         self.name = name
         self.partitions = partitions
         self.level = level.rawValue
         self.labels = labels
     }
-    package func encode(into builder: inout ByteBuilder) {
+    public func encode(into builder: inout ByteBuilder) {
         builder.put(name)
         builder.put(partitions)
         builder.put(level)
         builder.put(list: labels)
     }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         name = try parser.string()
         partitions = try parser.u32()
         level = try parser.u8()
@@ -28,22 +28,22 @@ package struct QueueCreateRequest: WireMessage {
 
 /// Replaces the labels that are named; an empty value removes one. The level of a queue does not
 /// change: a `level` other than 255 or the queue's own is refused with `change-not-offered`.
-package struct QueueAlterRequest: WireMessage {
-    package static let unchanged: UInt8 = 255
-    package var name: String
-    package var level: UInt8
-    package var labels: [Pair]
-    package init(name: String, level: UInt8 = Self.unchanged, labels: [Pair]) {
+public struct QueueAlterRequest: WireMessage {
+    public static let unchanged: UInt8 = 255
+    public var name: String
+    public var level: UInt8
+    public var labels: [Pair]
+    public init(name: String, level: UInt8 = Self.unchanged, labels: [Pair]) {
         self.name = name
         self.level = level
         self.labels = labels
     }
-    package func encode(into builder: inout ByteBuilder) {
+    public func encode(into builder: inout ByteBuilder) {
         builder.put(name)
         builder.put(level)
         builder.put(list: labels)
     }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         name = try parser.string()
         level = try parser.u8()
         labels = try parser.list(of: Pair.self, itemBytesMin: 4)
@@ -51,52 +51,52 @@ package struct QueueAlterRequest: WireMessage {
 }
 
 /// Names one queue: the body of delete and describe.
-package struct QueueNameRequest: WireMessage {
-    package var name: String
-    package init(name: String) { self.name = name }
-    package func encode(into builder: inout ByteBuilder) { builder.put(name) }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+public struct QueueNameRequest: WireMessage {
+    public var name: String
+    public init(name: String) { self.name = name }
+    public func encode(into builder: inout ByteBuilder) { builder.put(name) }
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         name = try parser.string()
     }
 }
 
 /// Asks for queues in the order of their names, after `after`, at most `limit`.
-package struct QueueListRequest: WireMessage {
-    package var after: String
-    package var limit: UInt32
-    package init(after: String = "", limit: UInt32 = 1000) {
+public struct QueueListRequest: WireMessage {
+    public var after: String
+    public var limit: UInt32
+    public init(after: String = "", limit: UInt32 = 1000) {
         self.after = after
         self.limit = limit
     }
-    package func encode(into builder: inout ByteBuilder) {
+    public func encode(into builder: inout ByteBuilder) {
         builder.put(after)
         builder.put(limit)
     }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         after = try parser.string()
         limit = try parser.u32()
     }
 }
 
 /// One partition's positions. All bounds are half-open.
-package struct PartitionInfo: WireMessage {
-    package var id: UInt32
-    package var index: UInt32
-    package var shard: UInt16
-    package var epoch: UInt32
-    package var startOffset: UInt64
-    package var committedOffset: UInt64
-    package var endOffset: UInt64
+public struct PartitionInfo: WireMessage {
+    public var id: UInt32
+    public var index: UInt32
+    public var shard: UInt16
+    public var epoch: UInt32
+    public var startOffset: UInt64
+    public var committedOffset: UInt64
+    public var endOffset: UInt64
     /// Bytes of stored batches between start and end.
-    package var bytes: UInt64
+    public var bytes: UInt64
     /// Offsets below this can be read from segments.
-    package var segmentOffset: UInt64
-    package var segments: UInt32
-    package var records: UInt64
+    public var segmentOffset: UInt64
+    public var segments: UInt32
+    public var records: UInt64
     /// Offsets that a crash took from a queue below `synced`.
-    package var lostRecords: UInt64
+    public var lostRecords: UInt64
 
-    package init(
+    public init(
         id: UInt32, index: UInt32, shard: UInt16, epoch: UInt32, startOffset: UInt64,
         committedOffset: UInt64, endOffset: UInt64, bytes: UInt64, segmentOffset: UInt64,
         segments: UInt32, records: UInt64, lostRecords: UInt64
@@ -114,7 +114,7 @@ package struct PartitionInfo: WireMessage {
         self.records = records
         self.lostRecords = lostRecords
     }
-    package func encode(into builder: inout ByteBuilder) {
+    public func encode(into builder: inout ByteBuilder) {
         builder.put(id)
         builder.put(index)
         builder.put(shard)
@@ -128,7 +128,7 @@ package struct PartitionInfo: WireMessage {
         builder.put(records)
         builder.put(lostRecords)
     }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         id = try parser.u32()
         index = try parser.u32()
         shard = try parser.u16()
@@ -145,19 +145,19 @@ package struct PartitionInfo: WireMessage {
 }
 
 /// A queue as `create`, `alter`, `describe` and `list` answer it. `list` leaves `partitions` empty.
-package struct QueueInfo: WireMessage {
-    package var id: UInt32
-    package var name: String
-    package var level: UInt8
-    package var partitionCount: UInt32
+public struct QueueInfo: WireMessage {
+    public var id: UInt32
+    public var name: String
+    public var level: UInt8
+    public var partitionCount: UInt32
     /// Nanoseconds since 1970.
-    package var createdAt: UInt64
-    package var labels: [Pair]
-    package var records: UInt64
-    package var bytes: UInt64
-    package var partitions: [PartitionInfo]
+    public var createdAt: UInt64
+    public var labels: [Pair]
+    public var records: UInt64
+    public var bytes: UInt64
+    public var partitions: [PartitionInfo]
 
-    package init(
+    public init(
         id: UInt32, name: String, level: UInt8, partitionCount: UInt32, createdAt: UInt64,
         labels: [Pair], records: UInt64, bytes: UInt64, partitions: [PartitionInfo]
     ) {
@@ -171,7 +171,7 @@ package struct QueueInfo: WireMessage {
         self.bytes = bytes
         self.partitions = partitions
     }
-    package func encode(into builder: inout ByteBuilder) {
+    public func encode(into builder: inout ByteBuilder) {
         builder.put(id)
         builder.put(name)
         builder.put(level)
@@ -182,7 +182,7 @@ package struct QueueInfo: WireMessage {
         builder.put(bytes)
         builder.put(list: partitions)
     }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         id = try parser.u32()
         name = try parser.string()
         level = try parser.u8()
@@ -195,19 +195,19 @@ package struct QueueInfo: WireMessage {
     }
 }
 
-package struct QueueListReply: WireMessage {
-    package var queues: [QueueInfo]
+public struct QueueListReply: WireMessage {
+    public var queues: [QueueInfo]
     /// True when there are more behind the last one.
-    package var more: Bool
-    package init(queues: [QueueInfo], more: Bool) {
+    public var more: Bool
+    public init(queues: [QueueInfo], more: Bool) {
         self.queues = queues
         self.more = more
     }
-    package func encode(into builder: inout ByteBuilder) {
+    public func encode(into builder: inout ByteBuilder) {
         builder.put(list: queues)
         builder.put(more)
     }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         queues = try parser.list(of: QueueInfo.self, itemBytesMin: 43)
         more = try parser.bool()
     }

@@ -1,24 +1,24 @@
-internal import BrokerBasics
+public import BrokerBasics
 
 /// One record as producers and consumers see it (SPEC.md, section 5.3).
-package struct Record: Equatable, Sendable {
-    package struct Header: Equatable, Sendable {
-        package var name: String
-        package var value: [UInt8]
-        package init(name: String, value: [UInt8]) {
+public struct Record: Equatable, Sendable {
+    public struct Header: Equatable, Sendable {
+        public var name: String
+        public var value: [UInt8]
+        public init(name: String, value: [UInt8]) {
             self.name = name
             self.value = value
         }
     }
 
-    package var key: [UInt8]?
-    package var headers: [Header]
-    package var trace: TraceContext?
+    public var key: [UInt8]?
+    public var headers: [Header]
+    public var trace: TraceContext?
     /// Nanoseconds since 1970, the producer's clock.
-    package var timestamp: UInt64
-    package var value: [UInt8]
+    public var timestamp: UInt64
+    public var value: [UInt8]
 
-    package init(
+    public init(
         value: [UInt8],
         key: [UInt8]? = nil,
         headers: [Header] = [],
@@ -41,22 +41,22 @@ package struct Record: Equatable, Sendable {
 /// [zigzag varint timestamp − base_timestamp] [25 bytes trace] [varint n, key]
 /// [varint count, then per header: varint n, name, varint n, value] value to the end
 /// ```
-package enum RecordFormat {
-    package static let trace: UInt8 = 1
-    package static let key: UInt8 = 2
-    package static let headers: UInt8 = 4
-    package static let timestamp: UInt8 = 8
+public enum RecordFormat {
+    public static let trace: UInt8 = 1
+    public static let key: UInt8 = 2
+    public static let headers: UInt8 = 4
+    public static let timestamp: UInt8 = 8
 }
 
 /// Walks the records of one batch; every step is checked against the batch's end.
-package struct RecordReader {
-    package let base: UnsafeRawPointer
-    package let end: Int
-    package private(set) var at: Int
+public struct RecordReader {
+    public let base: UnsafeRawPointer
+    public let end: Int
+    public private(set) var at: Int
     private let baseTimestamp: UInt64
 
     /// `batch` is a producer's part that `BatchHeader.check` accepted.
-    package init(batch: UnsafeRawPointer) {
+    public init(batch: UnsafeRawPointer) {
         base = batch
         at = BatchHeader.byteCount
         end = Int(batch.u32(0))
@@ -97,7 +97,7 @@ package struct RecordReader {
 
     /// True when exactly `records` records with lawful attributes fill `from ..< to`.
     @inlinable @inline(__always)
-    package static func fill(
+    public static func fill(
         _ base: UnsafeRawPointer, from: Int, to: Int, records: Int
     ) -> Bool {
         var at = from
@@ -146,7 +146,7 @@ package struct RecordReader {
     }
 
     /// The next record, or `nil` at the end of the batch.
-    package mutating func next() -> Record? {
+    public mutating func next() -> Record? {
         guard at < end, let length = Self.varint(base, &at, end), length > 0,
             length <= end - at
         else { return nil }
@@ -189,17 +189,17 @@ package struct RecordReader {
 }
 
 /// Builds the producer's part of a batch from records.
-package struct BatchBuilder {
+public struct BatchBuilder {
     private var bytes = [UInt8](repeating: 0, count: BatchHeader.byteCount)
-    package private(set) var recordCount = 0
+    public private(set) var recordCount = 0
     private var baseTimestamp: UInt64 = 0
 
-    package init() {}
+    public init() {}
 
-    package var byteCount: Int { bytes.count }
-    package static let recordCountMax = Int(UInt16.max)
+    public var byteCount: Int { bytes.count }
+    public static let recordCountMax = Int(UInt16.max)
 
-    package mutating func append(_ record: Record) {
+    public mutating func append(_ record: Record) {
         if recordCount == 0 { baseTimestamp = record.timestamp }
         var body: [UInt8] = [0]
         if record.timestamp != baseTimestamp {
@@ -242,7 +242,7 @@ package struct BatchBuilder {
     }
 
     /// The finished batch. `sequence` numbers its first record for `producer` in its partition.
-    package func finish(
+    public func finish(
         producer: ProducerID = .none, epoch: UInt16 = 0, sequence: UInt64 = 0
     ) -> [UInt8] {
         var batch = bytes
@@ -258,7 +258,7 @@ package struct BatchBuilder {
 
     /// Writes header and checksum in front of records that are in place.
     @inlinable @inline(__always)
-    package static func seal(
+    public static func seal(
         _ base: UnsafeMutableRawPointer, batchBytes: Int, recordCount: Int, producer: UInt64,
         epoch: UInt16, sequence: UInt64, timestamp: UInt64
     ) {

@@ -1,15 +1,15 @@
-package import BrokerBasics
+public import BrokerBasics
 
 /// The first frame on every connection: what the client speaks.
-package struct HelloRequest: WireMessage {
-    package var versionMin: UInt8
-    package var versionMax: UInt8
-    package var features: UInt64
+public struct HelloRequest: WireMessage {
+    public var versionMin: UInt8
+    public var versionMax: UInt8
+    public var features: UInt64
     /// The largest frame that the client takes, in bytes.
-    package var frameBytesMax: UInt32
-    package var clientName: String
+    public var frameBytesMax: UInt32
+    public var clientName: String
 
-    package init(
+    public init(
         versionMin: UInt8 = FrameHeader.version,
         versionMax: UInt8 = FrameHeader.version,
         features: UInt64 = 0,
@@ -22,14 +22,14 @@ package struct HelloRequest: WireMessage {
         self.frameBytesMax = frameBytesMax
         self.clientName = clientName
     }
-    package func encode(into builder: inout ByteBuilder) {
+    public func encode(into builder: inout ByteBuilder) {
         builder.put(versionMin)
         builder.put(versionMax)
         builder.put(features)
         builder.put(frameBytesMax)
         builder.put(clientName)
     }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         versionMin = try parser.u8()
         versionMax = try parser.u8()
         features = try parser.u64()
@@ -39,35 +39,35 @@ package struct HelloRequest: WireMessage {
 }
 
 /// Where a shard can be reached directly.
-package struct ShardAddress: WireMessage {
-    package var shard: UInt16
-    package var address: String
-    package init(shard: UInt16, address: String) {
+public struct ShardAddress: WireMessage {
+    public var shard: UInt16
+    public var address: String
+    public init(shard: UInt16, address: String) {
         self.shard = shard
         self.address = address
     }
-    package func encode(into builder: inout ByteBuilder) {
+    public func encode(into builder: inout ByteBuilder) {
         builder.put(shard)
         builder.put(address)
     }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         shard = try parser.u16()
         address = try parser.string()
     }
 }
 
 /// What was agreed, who the server is, and where its shards are.
-package struct HelloReply: WireMessage {
-    package var version: UInt8
-    package var features: UInt64
-    package var frameBytesMax: UInt32
+public struct HelloReply: WireMessage {
+    public var version: UInt8
+    public var features: UInt64
+    public var frameBytesMax: UInt32
     /// Chosen when the data directory was made.
-    package var serverID: UInt64
+    public var serverID: UInt64
     /// One higher at each start.
-    package var serverEpoch: UInt64
-    package var shards: [ShardAddress]
+    public var serverEpoch: UInt64
+    public var shards: [ShardAddress]
 
-    package init(
+    public init(
         version: UInt8, features: UInt64, frameBytesMax: UInt32, serverID: UInt64,
         serverEpoch: UInt64, shards: [ShardAddress]
     ) {
@@ -78,7 +78,7 @@ package struct HelloReply: WireMessage {
         self.serverEpoch = serverEpoch
         self.shards = shards
     }
-    package func encode(into builder: inout ByteBuilder) {
+    public func encode(into builder: inout ByteBuilder) {
         builder.put(version)
         builder.put(features)
         builder.put(frameBytesMax)
@@ -86,7 +86,7 @@ package struct HelloReply: WireMessage {
         builder.put(serverEpoch)
         builder.put(list: shards)
     }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         version = try parser.u8()
         features = try parser.u64()
         frameBytesMax = try parser.u32()
@@ -97,11 +97,11 @@ package struct HelloReply: WireMessage {
 }
 
 /// What the server says of itself, as names and texts in a stable order.
-package struct ServerDescription: WireMessage {
-    package var facts: [Pair]
-    package init(facts: [Pair]) { self.facts = facts }
-    package func encode(into builder: inout ByteBuilder) { builder.put(list: facts) }
-    package init(from parser: inout ByteParser) throws(ByteParserError) {
+public struct ServerDescription: WireMessage {
+    public var facts: [Pair]
+    public init(facts: [Pair]) { self.facts = facts }
+    public func encode(into builder: inout ByteBuilder) { builder.put(list: facts) }
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
         facts = try parser.list(of: Pair.self, itemBytesMin: 4)
     }
 }

@@ -1,5 +1,5 @@
 /// The broker's answer when a request can't be done (SPEC.md, section 8). Numbers are never reused.
-package enum StatusCode: UInt16, Sendable, CaseIterable {
+public enum StatusCode: UInt16, Sendable, CaseIterable {
     case ok = 0
 
     // The frame.
@@ -50,7 +50,7 @@ package enum StatusCode: UInt16, Sendable, CaseIterable {
     case limitReached = 85
 
     /// What the requester may do about it.
-    package enum Class: UInt8, Sendable {
+    public enum Class: UInt8, Sendable {
         case none = 0
         /// The same request may succeed later, at the same place.
         case retry = 1
@@ -62,7 +62,7 @@ package enum StatusCode: UInt16, Sendable, CaseIterable {
         case fatal = 4
     }
 
-    package var errorClass: Class {
+    public var errorClass: Class {
         switch self {
         case .ok: .none
         case .deadlineExceeded, .busy, .recovering: .retry
@@ -80,7 +80,7 @@ package enum StatusCode: UInt16, Sendable, CaseIterable {
     }
 
     /// The code as people read it: `queue-not-found`.
-    package var name: String {
+    public var name: String {
         var name = ""
         for character in "\(self)" {
             if character.isUppercase { name += "-" }
