@@ -75,7 +75,7 @@ let package = Package(
             "Broker/Server",
             uses: [
                 "BrokerBasics", "WireProtocol", "LogStorage", "BrokerCore", "BrokerShard", "CLinux",
-                "ShardRuntime",
+                "ShardRuntime", logging,
             ]
         ),
         tool("brokerd", "Broker/brokerd", uses: ["BrokerServer", "BrokerShard", "LogStorage", "ShardRuntime"]),
