@@ -10,8 +10,13 @@ let house: [SwiftSetting] = [
     .treatAllWarnings(as: .error),
 ]
 
-func library(_ name: String, _ path: String, uses: [Target.Dependency] = []) -> Target {
-    .target(name: name, dependencies: uses, path: path, swiftSettings: house)
+func library(
+    _ name: String,
+    _ path: String,
+    uses: [Target.Dependency] = [],
+    exclude: [String] = []
+) -> Target {
+    .target(name: name, dependencies: uses, path: path, exclude: exclude, swiftSettings: house)
 }
 func tool(_ name: String, _ path: String, uses: [Target.Dependency]) -> Target {
     .executableTarget(name: name, dependencies: uses, path: path, swiftSettings: house)
@@ -26,8 +31,13 @@ func tests(_ name: String, of uses: [Target.Dependency], exclude: [String] = [])
     )
 }
 
+// Hummingbird and NIO are for Broker/Server/Admin, and imported nowhere else.
 let hummingbird = Target.Dependency.product(name: "Hummingbird", package: "hummingbird")
+let nioCore = Target.Dependency.product(name: "NIOCore", package: "swift-nio")
+let system = Target.Dependency.product(name: "SystemPackage", package: "swift-system")
+let nioPosix = Target.Dependency.product(name: "NIOPosix", package: "swift-nio")
 let configuration = Target.Dependency.product(name: "Configuration", package: "swift-configuration")
+let yams = Target.Dependency.product(name: "Yams", package: "Yams")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 let arguments = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
 
@@ -46,6 +56,9 @@ let package = Package(
         ),
         .package(url: "https://github.com/apple/swift-log.git", from: "1.16.0"),
         .package(url: "https://github.com/hummingbird-project/hummingbird.git", from: "2.28.0"),
+        .package(url: "https://github.com/apple/swift-nio.git", from: "2.101.0"),
+        .package(url: "https://github.com/apple/swift-system.git", from: "1.5.0"),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.0"),
         .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift.git", from: "0.2.0"),
     ],
     targets: [
@@ -76,9 +89,26 @@ let package = Package(
             uses: [
                 "BrokerBasics", "WireProtocol", "LogStorage", "BrokerCore", "BrokerShard", "CLinux",
                 "ShardRuntime", logging,
+            ],
+            exclude: ["Admin"]
+        ),
+        // Apart from BrokerServer: what this brings along sees C types of its own.
+        library(
+            "BrokerAdmin",
+            "Broker/Server/Admin",
+            uses: [
+                "BrokerBasics", "BrokerCore", "BrokerShard", "ShardRuntime", "BrokerServer",
+                hummingbird, nioCore, nioPosix, logging,
             ]
         ),
-        tool("brokerd", "Broker/brokerd", uses: ["BrokerServer", "BrokerShard", "LogStorage", "ShardRuntime"]),
+        tool(
+            "brokerd",
+            "Broker/brokerd",
+            uses: [
+                "BrokerBasics", "WireProtocol", "LogStorage", "BrokerCore", "BrokerShard",
+                "ShardRuntime", "BrokerServer", "BrokerAdmin", logging,
+            ]
+        ),
         tests("BrokerBasicsTests", of: ["BrokerBasics"]),
         tests("WireProtocolTests", of: ["BrokerBasics", "WireProtocol"], exclude: ["Golden"]),
         library("BlockingClient", "Protocol/Client", uses: ["BrokerBasics", "WireProtocol"]),
