@@ -92,7 +92,15 @@ let package = Package(
             ],
             exclude: ["Admin"]
         ),
-        // Apart from BrokerServer: what this brings along sees C types of its own.
+        // Apart from BrokerServer: what these two bring along sees C types of its own.
+        library(
+            "BrokerConfiguration",
+            "Broker/Configuration",
+            uses: [
+                "BrokerBasics", "LogStorage", "BrokerShard", "ShardRuntime", "BrokerServer",
+                configuration, system, yams, logging,
+            ]
+        ),
         library(
             "BrokerAdmin",
             "Broker/Server/Admin",
@@ -106,7 +114,7 @@ let package = Package(
             "Broker/brokerd",
             uses: [
                 "BrokerBasics", "WireProtocol", "LogStorage", "BrokerCore", "BrokerShard",
-                "ShardRuntime", "BrokerServer", "BrokerAdmin", logging,
+                "ShardRuntime", "BrokerServer", "BrokerConfiguration", "BrokerAdmin", logging,
             ]
         ),
         tests("BrokerBasicsTests", of: ["BrokerBasics"]),
