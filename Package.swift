@@ -13,8 +13,13 @@ let house: [SwiftSetting] = [
     .unsafeFlags(["-cross-module-optimization"], .when(configuration: .release)),
 ]
 
-func library(_ name: String, _ path: String, uses: [Target.Dependency] = []) -> Target {
-    .target(name: name, dependencies: uses, path: path, swiftSettings: house)
+func library(
+    _ name: String,
+    _ path: String,
+    uses: [Target.Dependency] = [],
+    exclude: [String] = []
+) -> Target {
+    .target(name: name, dependencies: uses, path: path, exclude: exclude, swiftSettings: house)
 }
 func tool(
     _ name: String,
@@ -40,8 +45,13 @@ func tests(_ name: String, of uses: [Target.Dependency], exclude: [String] = [])
     )
 }
 
+// Hummingbird and NIO are for Broker/Server/Admin, and imported nowhere else.
 let hummingbird = Target.Dependency.product(name: "Hummingbird", package: "hummingbird")
+let nioCore = Target.Dependency.product(name: "NIOCore", package: "swift-nio")
+let system = Target.Dependency.product(name: "SystemPackage", package: "swift-system")
+let nioPosix = Target.Dependency.product(name: "NIOPosix", package: "swift-nio")
 let configuration = Target.Dependency.product(name: "Configuration", package: "swift-configuration")
+let yams = Target.Dependency.product(name: "Yams", package: "Yams")
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 let arguments = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
 let histogram = Target.Dependency.product(name: "Histogram", package: "hdrhistogram-swift")
@@ -62,6 +72,9 @@ let package = Package(
         ),
         .package(url: "https://github.com/apple/swift-log.git", from: "1.16.0"),
         .package(url: "https://github.com/hummingbird-project/hummingbird.git", from: "2.28.0"),
+        .package(url: "https://github.com/apple/swift-nio.git", from: "2.101.0"),
+        .package(url: "https://github.com/apple/swift-system.git", from: "1.5.0"),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.0"),
         .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift.git", from: "0.2.0"),
     ],
     targets: [
@@ -91,10 +104,35 @@ let package = Package(
             "Broker/Server",
             uses: [
                 "BrokerBasics", "WireProtocol", "LogStorage", "BrokerCore", "BrokerShard", "CLinux",
-                "ShardRuntime",
+                "ShardRuntime", logging,
+            ],
+            exclude: ["Admin"]
+        ),
+        // Apart from BrokerServer: what these two bring along sees C types of its own.
+        library(
+            "BrokerConfiguration",
+            "Broker/Configuration",
+            uses: [
+                "BrokerBasics", "LogStorage", "BrokerShard", "ShardRuntime", "BrokerServer",
+                configuration, system, yams, logging,
             ]
         ),
-        tool("brokerd", "Broker/brokerd", uses: ["BrokerServer", "BrokerShard", "LogStorage", "ShardRuntime"]),
+        library(
+            "BrokerAdmin",
+            "Broker/Server/Admin",
+            uses: [
+                "BrokerBasics", "BrokerCore", "BrokerShard", "ShardRuntime", "BrokerServer",
+                hummingbird, nioCore, nioPosix, logging,
+            ]
+        ),
+        tool(
+            "brokerd",
+            "Broker/brokerd",
+            uses: [
+                "BrokerBasics", "WireProtocol", "LogStorage", "BrokerCore", "BrokerShard",
+                "ShardRuntime", "BrokerServer", "BrokerConfiguration", "BrokerAdmin", logging,
+            ]
+        ),
         library(
             "BrokerTestSupport",
             "Tests/Support",

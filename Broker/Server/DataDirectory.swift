@@ -24,7 +24,7 @@ package struct DataDirectory: ~Copyable {
             close(lock)
             throw SystemError(
                 code == EWOULDBLOCK
-                    ? "locking the data directory \(path): another brokerd is using it"
+                    ? "locking the data directory \(path) (another brokerd is using it)"
                     : "locking the data directory \(path)", errno: code)
         }
         self.lock = lock

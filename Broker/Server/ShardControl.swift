@@ -3,6 +3,7 @@ package import BrokerCore
 package import BrokerShard
 internal import CLinux
 internal import Glibc
+package import LogStorage
 internal import Synchronization
 
 /// The one door between a shard's thread and everybody else: a few flags that the loop looks at once
@@ -20,6 +21,9 @@ package final class ShardControl: Sendable {
         package var stage = "recovering"
         package var progress = RecoveryProgress(stage: "starting")
         package var recovery: RecoveryReport?
+        package var serverID: UInt64?
+        /// Of the journal as the data directory has it.
+        package var geometry: JournalGeometry?
         package var recoverySeconds: Double?
         package var report: ShardReport?
         package var reportNumber: UInt64 = 0

@@ -111,12 +111,18 @@ package enum ShardThread {
             if let conflict = configuration.limits.conflict(
                 geometry: recovered.identity.geometry)
             {
-                return .failed(conflict)
+                return .failed(
+                    "\(conflict) (the journal's size is that of the data directory, set when it was "
+                        + "made)")
             }
             let report = recovered.report
+            let serverID = recovered.identity.serverID
+            let geometry = recovered.identity.geometry
             let seconds = Double(Clock.monotonic.since(began)) / 1e9
             control.publish {
                 $0.recovery = report
+                $0.serverID = serverID
+                $0.geometry = geometry
                 $0.recoverySeconds = seconds
                 $0.stage = "starting"
             }

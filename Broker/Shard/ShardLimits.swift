@@ -56,24 +56,50 @@ package struct ShardLimits: Sendable, Equatable {
     }
 
     /// Says which limits don't fit together; `nil` when all do.
-    package func conflict(geometry: JournalGeometry) -> String? {
+    package func conflict(geometry: JournalGeometry) -> LimitConflict? {
         let group = journal.groupBytesMax
         if UInt64(group) * 4 > geometry.capacity {
-            return "the journal (\(geometry.capacity) bytes) must hold four of the largest groups "
-                + "(\(group) bytes, from the largest frame)"
+            return LimitConflict(
+                .journal,
+                "the journal (\(geometry.capacity) bytes) must hold four of the largest groups "
+                    + "(\(group) bytes, from the largest frame)")
         }
         if UInt64(group) > geometry.fileBytes {
-            return "a journal file (\(geometry.fileBytes) bytes) must hold the largest group (\(group))"
+            return LimitConflict(
+                .journalFile,
+                "a journal file (\(geometry.fileBytes) bytes) must hold the largest group (\(group))")
         }
         if stagingBytes < 2 * group {
-            return "staging (\(stagingBytes) bytes) must hold two of the largest groups (\(group))"
+            return LimitConflict(
+                .staging, "staging (\(stagingBytes) bytes) must hold two of the largest groups (\(group))")
         }
         if tailBytesMax < 4 * max(chunkBytes, Int(frameBytesMax)) {
-            return "tail memory (\(tailBytesMax) bytes) must hold four chunks (\(chunkBytes))"
+            return LimitConflict(
+                .tail, "tail memory (\(tailBytesMax) bytes) must hold four chunks (\(chunkBytes))")
         }
         if segmentBytes < UInt64(4 * max(chunkBytes, Int(frameBytesMax))) {
-            return "a segment (\(segmentBytes) bytes) must hold four chunks (\(chunkBytes))"
+            return LimitConflict(
+                .segment, "a segment (\(segmentBytes) bytes) must hold four chunks (\(chunkBytes))")
         }
         return nil
+    }
+}
+
+/// Two limits that don't fit together.
+package struct LimitConflict: Sendable, Equatable, CustomStringConvertible {
+    /// Which bound is too small.
+    package enum Cause: Sendable, CaseIterable {
+        case journal
+        case journalFile
+        case staging
+        case tail
+        case segment
+    }
+    package var cause: Cause
+    package var description: String
+
+    init(_ cause: Cause, _ description: String) {
+        self.cause = cause
+        self.description = description
     }
 }

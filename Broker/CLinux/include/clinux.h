@@ -3,9 +3,7 @@
 #ifndef MILLRACE_CLINUX_H
 #define MILLRACE_CLINUX_H
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
+// No _GNU_SOURCE here: it changes `fd_set`, and Swift refuses two definitions of one type.
 // The kernel's header before liburing's copy: they share an include guard, and a module that also
 // sees swift-system's C module must find one definition.
 #include <linux/io_uring.h>

@@ -78,7 +78,7 @@ extension ShardMachine {
             pair("server_epoch", term),
             pair("stage", "\(stage)"),
             pair("storage", counters.storageFailure ?? "ok"),
-            pair("shards", addresses.count),
+            pair("shards", Set(addresses.map(\.shard)).count),
             pair("queues", state.queues.count),
             pair("partitions", state.partitions.indices.count),
             pair("groups", state.groups.count),

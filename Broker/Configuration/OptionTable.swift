@@ -1,0 +1,359 @@
+internal import BrokerBasics
+internal import BrokerServer
+internal import BrokerShard
+internal import Logging
+internal import ShardRuntime
+
+/// One option of `brokerd`, however it is given.
+package struct ServerOption: Sendable {
+    /// As on the command line, without the dashes, and as the key in the file. The environment
+    /// variable is `MILLRACE_` and the name in capitals with underscores.
+    package var name: String
+    package var placeholder: String
+    /// One line for `--help`.
+    package var help: String
+    /// What holds when it is not given; empty when it must be.
+    package var standard: String
+    /// What is accepted, for messages.
+    package var range: String
+    /// A list in the file, several flags, or commas in the environment.
+    package var isRepeatable = false
+    /// - Returns: false when the text is not one of `range`.
+    package var apply: @Sendable (inout ServerOptions, [String]) -> Bool
+
+    package var environmentName: String {
+        "MILLRACE_" + name.uppercased().replacing("-", with: "_")
+    }
+}
+
+/// The one list of options: the command line, the environment, the file, `--help` and the tests of
+/// the example file all walk it.
+package enum OptionTable {
+    private static let standard = ServerOptions()
+
+    package static let options: [ServerOption] = [
+        ServerOption(
+            name: "data-dir",
+            placeholder: "DIR",
+            help: "where the broker keeps its data (required)",
+            standard: "",
+            range: "a directory; it is made when missing"
+        ) { options, values in
+            options.dataDirectory = values[0]
+            return !values[0].isEmpty
+        },
+        ServerOption(
+            name: "listen",
+            placeholder: "HOST:PORT|unix:PATH",
+            help: "where clients connect; may be repeated",
+            standard: "127.0.0.1:7400",
+            range:
+                "HOST:PORT, [V6]:PORT or unix:PATH (a path of at most 107 bytes); port 0 takes a "
+                + "free one",
+            isRepeatable: true
+        ) { options, values in
+            let addresses = values.compactMap { ListenAddress($0) }
+            options.listen = addresses
+            return addresses.count == values.count && !values.isEmpty
+                && !addresses.contains { $0.isEmptyHost }
+        },
+        ServerOption(
+            name: "admin",
+            placeholder: "HOST:PORT|off",
+            help: "where /healthz, /readyz and /metrics are served",
+            standard: "127.0.0.1:7480",
+            range: "HOST:PORT, or off"
+        ) { options, values in
+            if values[0] == "off" {
+                options.admin = nil
+                return true
+            }
+            guard case .tcp(let host, let port) = ListenAddress(values[0]), !host.isEmpty else {
+                return false
+            }
+            options.admin = AdminAddress(host: host, port: port)
+            return true
+        },
+        count("shards", "how many shards", 1...1024, \.shards),
+        ServerOption(
+            name: "cpus",
+            placeholder: "LIST",
+            help: "the CPUs of the shards, one each",
+            standard: "any",
+            range: "CPU numbers such as 0 or 0-1,3, or any"
+        ) { options, values in
+            if values[0] == "any" {
+                options.cpus = []
+                return true
+            }
+            guard let cpus = OptionValue.cpuList(values[0]) else { return false }
+            options.cpus = cpus
+            return true
+        },
+        choice(
+            "idle",
+            "what a shard does when there is nothing to do",
+            IdleStrategy.allCases,
+            \.idle
+        ),
+
+        size(
+            "journal-size",
+            "the journal of a new data directory, all files together",
+            (1 << 20)...(1 << 40),
+            \.journalBytes
+        ),
+        count("journal-files", "how many files that journal has", 2...1024, \.journalFiles),
+        size(
+            "journal-staging",
+            "journal entries in memory that are not durable yet",
+            (64 << 10)...(1 << 30),
+            \.limits.stagingBytes
+        ),
+        size(
+            "tail-memory",
+            "memory for the newest records of all partitions",
+            (1 << 20)...(1 << 40),
+            \.limits.tailBytesMax
+        ),
+        size(
+            "segment-size",
+            "how large a partition's file grows before the next one",
+            (1 << 20)...(1 << 36),
+            \.limits.segmentBytes
+        ),
+        size(
+            "chunk-size",
+            "what is written to a segment at once",
+            (16 << 10)...(16 << 20),
+            \.limits.chunkBytes
+        ),
+        count(
+            "writes-behind-max",
+            "segment writes in flight",
+            1...256,
+            \.limits.writesBehindMax
+        ),
+        count("cold-reads-max", "segment reads in flight", 1...1024, \.limits.coldReadsMax),
+        count("files-max", "segment files that are open", 16...1_000_000, \.limits.filesMax),
+        duration(
+            "checkpoint-interval",
+            "how often a checkpoint is written, at most",
+            .milliseconds(100) ... .seconds(86_400),
+            \.limits.checkpointAfterNanoseconds
+        ),
+        duration(
+            "memory-flush-interval",
+            "when a quiet memory partition is written to its segment",
+            .milliseconds(1) ... .seconds(3600),
+            \.limits.memoryFlushNanoseconds
+        ),
+
+        size(
+            "frame-bytes-max",
+            "the largest frame that a client may send",
+            4096...(64 << 20),
+            \.limits.frameBytesMax
+        ),
+        count(
+            "connections-max",
+            "client connections at the same time",
+            1...1_000_000,
+            \.limits.connectionsMax
+        ),
+        size(
+            "send-buffer",
+            "what may wait to be sent on one connection",
+            4096...(1 << 30),
+            \.limits.sendBytesMax
+        ),
+        size(
+            "send-memory",
+            "memory of all send buffers together",
+            (1 << 20)...(1 << 40),
+            \.limits.sendMemoryBytesMax
+        ),
+        size(
+            "input-buffer",
+            "bytes received and not worked on before a connection is closed",
+            (64 << 10)...(1 << 30),
+            \.limits.inputBytesMax
+        ),
+        count(
+            "confirms-max",
+            "runs of publishes that wait for their confirm, per connection",
+            1...(1 << 24),
+            \.limits.confirmRunsMax
+        ),
+        count(
+            "subscriptions-max",
+            "subscriptions of one connection",
+            1...1_000_000,
+            \.limits.subscriptionsPerConnectionMax
+        ),
+        duration(
+            "hello-timeout",
+            "when a connection that has not said HELLO is closed",
+            .milliseconds(10) ... .seconds(3600),
+            \.limits.helloNanoseconds
+        ),
+
+        count("queues-max", "queues in all", 1...10_000_000, \.limits.queuesMax),
+        count(
+            "partitions-per-queue-max",
+            "partitions of one queue",
+            1...65_536,
+            \.limits.partitionsPerQueueMax
+        ),
+        ServerOption(
+            name: "producer-expiry",
+            placeholder: "TIME",
+            help: "how long a silent producer's sequence is kept",
+            standard: OptionValue.durationText(
+                .seconds(UInt64(standard.limits.producerExpirySeconds))
+            ),
+            range: "1m to 365d, in whole seconds"
+        ) { options, values in
+            guard let time = OptionValue.duration(values[0]), time % .seconds(1) == 0,
+                (.seconds(60) ... .seconds(365 * 86_400)).contains(time)
+            else { return false }
+            options.limits.producerExpirySeconds = UInt32(time / .seconds(1))
+            return true
+        },
+
+        choice(
+            "log-level",
+            "the least severe line that is logged",
+            Logger.Level.allCases,
+            \.logLevel
+        ),
+        choice("log-format", "how log lines look", LogFormat.allCases, \.logFormat),
+    ]
+
+    /// Taken from flags and environment only.
+    package static let configName = "config"
+    package static var names: [String] { options.map(\.name) }
+
+    package static func option(_ name: String) -> ServerOption? {
+        options.first { $0.name == name }
+    }
+
+    package static var help: String {
+        var lines = [
+            "Millrace message broker.", "",
+            "usage: brokerd --data-dir DIR [options]", "",
+            "A flag comes before the environment (MILLRACE_DATA_DIR=…), the environment before the",
+            "file given with --config. Sizes are like 64MiB, times like 10s.", "",
+        ]
+        func add(_ flag: String, _ help: String, _ standard: String) {
+            lines.append("  " + flag)
+            lines.append("      " + help + (standard.isEmpty ? "" : " [\(standard)]"))
+        }
+        for option in options {
+            add("--\(option.name) \(option.placeholder)", option.help, option.standard)
+        }
+        add("--config FILE", "a YAML file with any of the options above", "")
+        add("--version", "print the version and end", "")
+        add("--help", "print this and end", "")
+        lines += [
+            "", "Exit code: 0 stopped as asked, 1 failed, 2 usage.", "",
+            "  brokerd --data-dir ./millrace-data",
+            "  brokerd --data-dir /var/lib/millrace --listen 0.0.0.0:7400 --cpus 0 --idle spin",
+        ]
+        return lines.joined(separator: "\n") + "\n"
+    }
+
+    // MARK: kinds of options
+
+    private static func count(
+        _ name: String,
+        _ help: String,
+        _ range: ClosedRange<Int>,
+        _ path: any (WritableKeyPath<ServerOptions, Int> & Sendable)
+    ) -> ServerOption {
+        ServerOption(
+            name: name,
+            placeholder: "N",
+            help: help,
+            standard: "\(standard[keyPath: path])",
+            range: "\(range.lowerBound) to \(range.upperBound)"
+        ) { options, values in
+            guard let number = OptionValue.number(values[0]), let value = Int(exactly: number),
+                range.contains(value)
+            else { return false }
+            options[keyPath: path] = value
+            return true
+        }
+    }
+
+    private static func size<Value: FixedWidthInteger & Sendable>(
+        _ name: String,
+        _ help: String,
+        _ range: ClosedRange<UInt64>,
+        _ path: any (WritableKeyPath<ServerOptions, Value> & Sendable)
+    ) -> ServerOption {
+        ServerOption(
+            name: name,
+            placeholder: "SIZE",
+            help: help,
+            standard: OptionValue.sizeText(UInt64(standard[keyPath: path])),
+            range: "\(OptionValue.sizeText(range.lowerBound)) to "
+                + OptionValue.sizeText(range.upperBound)
+        ) { options, values in
+            guard let bytes = OptionValue.size(values[0]), range.contains(bytes),
+                let value = Value(exactly: bytes)
+            else { return false }
+            options[keyPath: path] = value
+            return true
+        }
+    }
+
+    private static func duration(
+        _ name: String,
+        _ help: String,
+        _ range: ClosedRange<UInt64>,
+        _ path: any (WritableKeyPath<ServerOptions, UInt64> & Sendable)
+    ) -> ServerOption {
+        ServerOption(
+            name: name,
+            placeholder: "TIME",
+            help: help,
+            standard: OptionValue.durationText(standard[keyPath: path]),
+            range: "\(OptionValue.durationText(range.lowerBound)) to "
+                + OptionValue.durationText(range.upperBound)
+        ) { options, values in
+            guard let time = OptionValue.duration(values[0]), range.contains(time) else {
+                return false
+            }
+            options[keyPath: path] = time
+            return true
+        }
+    }
+
+    private static func choice<Value: RawRepresentable<String> & Sendable>(
+        _ name: String,
+        _ help: String,
+        _ choices: [Value],
+        _ path: any (WritableKeyPath<ServerOptions, Value> & Sendable)
+    ) -> ServerOption {
+        let names = choices.map(\.rawValue)
+        return ServerOption(
+            name: name,
+            placeholder: names.joined(separator: "|"),
+            help: help,
+            standard: standard[keyPath: path].rawValue,
+            range: names.joined(separator: ", ")
+        ) { options, values in
+            guard let value = Value(rawValue: values[0]) else { return false }
+            options[keyPath: path] = value
+            return true
+        }
+    }
+}
+
+extension ListenAddress {
+    var isEmptyHost: Bool {
+        if case .tcp("", _) = self { return true }
+        return false
+    }
+}

@@ -1,0 +1,315 @@
+internal import BrokerAdmin
+internal import BrokerConfiguration
+internal import BrokerCore
+internal import BrokerServer
+internal import BrokerShard
+internal import Glibc
+internal import LogStorage
+internal import Logging
+internal import ShardRuntime
+internal import Synchronization
+internal import WireProtocol
+
+/// The process around the shard, in the order in which things begin: checks, the lock on the data,
+/// the sockets, the admin port, the shard's recovery.
+enum Broker {
+    static let version = "0.1.0"
+
+    /// How a shard's thread tells that it has ended.
+    private final class Ending: Sendable {
+        private let end = Mutex<ShardEnd?>(nil)
+        var value: ShardEnd? { end.withLock { $0 } }
+        func set(_ value: ShardEnd) {
+            end.withLock { $0 = value }
+            ProcessSignals.poke()
+        }
+    }
+
+    /// - Returns: the exit code: 0 stopped as asked, 1 failed.
+    /// - Throws: `UsageError`, before anything on the disk was touched.
+    static func run(_ options: ServerOptions) throws(UsageError) -> Int32 {
+        try options.check(allowedCPUs: CoreControl.allowedCPUs)
+        let logger = Logger(label: "brokerd") { _ in
+            LineLogHandler(level: options.logLevel, format: options.logFormat)
+        }
+        do {
+            return try serve(options, logger)
+        } catch {
+            logger.record(.critical, "start-failed", "\(error)")
+            return 1
+        }
+    }
+
+    private static func serve(_ options: ServerOptions, _ logger: Logger) throws -> Int32 {
+        let descriptors = DescriptorLimit.raise()
+        if descriptors.limit < options.descriptorsWanted {
+            logger.record(
+                .warning,
+                "few-descriptors",
+                "RLIMIT_NOFILE is \(descriptors.limit): --connections-max and --files-max can need \(options.descriptorsWanted)",
+                ["limit": number(descriptors.limit), "wanted": number(options.descriptorsWanted)]
+            )
+        }
+        let directory = try DataDirectory(path: options.dataDirectory)
+        // Everything that is started from here on stays off the shard's CPU; the shard pins itself.
+        if let cpu = options.cpu { CoreMap.keepOff(cpu: cpu) }
+        let host = HostFacts.gather(dataDirectory: options.dataDirectory)
+        let facts = host.pairs(
+            idle: options.idle,
+            cpu: options.cpu,
+            dataDirectory: options.dataDirectory,
+            directAlignment: directory.directAlignment,
+            version: version
+        )
+        say(facts, host, directory.directAlignment, options, logger)
+
+        let sockets = try Sockets(options.listen)
+        let control = ShardControl()
+        let pages = AdminPages(control: control, version: version)
+        let admin = try startAdmin(options, pages, logger)
+
+        let relay = EventRelay(logger: logger)
+        let ending = Ending()
+        try ShardThread.start(
+            ShardConfiguration(
+                dataDirectory: options.dataDirectory,
+                limits: options.limits,
+                geometry: options.geometry,
+                idle: options.idle,
+                cpu: options.cpu,
+                listeners: sockets.descriptors,
+                addresses: sockets.shardAddresses,
+                usesDirectIO: directory.directAlignment != nil,
+                hostFacts: facts
+            ),
+            control: control,
+            log: { relay.append($0) },
+            ended: { ending.set($0) }
+        )
+
+        let code = watch(control, ending, pages, logger, options) {
+            sayReady(control.current, sockets.addresses, admin, options, logger)
+        }
+        relay.drain()
+        sockets.close()
+        return code
+    }
+
+    private static func startAdmin(
+        _ options: ServerOptions,
+        _ pages: AdminPages,
+        _ logger: Logger
+    ) throws -> AdminAddress? {
+        guard let wanted = options.admin else { return nil }
+        let started = Main.wait {
+            do throws(AdminServer.Failure) {
+                return Result<UInt16, AdminServer.Failure>.success(
+                    try await AdminServer.start(
+                        host: wanted.host,
+                        port: wanted.port,
+                        pages: pages,
+                        logger: logger
+                    )
+                )
+            } catch {
+                return .failure(error)
+            }
+        }
+        return AdminAddress(host: wanted.host, port: try started.get())
+    }
+
+    // MARK: until the end
+
+    /// Waits for signals and for the shard's end.
+    private static func watch(
+        _ control: ShardControl,
+        _ ending: Ending,
+        _ pages: AdminPages,
+        _ logger: Logger,
+        _ options: ServerOptions,
+        whenReady: () -> Void
+    ) -> Int32 {
+        var isReady = false
+        var isStopping = false
+        while true {
+            // Readiness is looked for; afterwards nothing wakes this thread but a signal.
+            switch ProcessSignals.wait(milliseconds: isReady || isStopping ? nil : 2) {
+            case .stop(let name):
+                if isStopping {
+                    logger.record(.critical, "killed", "\(name) again: ending at once")
+                    return 1
+                }
+                isStopping = true
+                logger.record(.notice, "stopping", "\(name): bringing to disk what was promised")
+                pages.beginStop()
+                control.stop()
+            case .poke, .timeout: break
+            }
+            if !isReady, control.current.stage == "ready" {
+                isReady = true
+                if !isStopping { whenReady() }
+            }
+            if let end = ending.value { return finish(end, control.current, isStopping, logger) }
+        }
+    }
+
+    private static func finish(
+        _ end: ShardEnd,
+        _ published: ShardControl.Published,
+        _ wasAsked: Bool,
+        _ logger: Logger
+    ) -> Int32 {
+        switch end {
+        case .failed(let what):
+            logger.record(.critical, "failed", "\(what)")
+            return 1
+        case .stopped:
+            if let failure = published.failure {
+                logger.record(.critical, "failed", "stopped after a storage failure: \(failure)")
+                return 1
+            }
+            guard wasAsked else {
+                logger.record(.critical, "failed", "the shard ended without being asked")
+                return 1
+            }
+            logger.record(.notice, "stopped", "all that was promised is on disk")
+            return 0
+        }
+    }
+
+    // MARK: what is said
+
+    private static func number(_ value: UInt64) -> Logger.MetadataValue {
+        .stringConvertible(value)
+    }
+    private static func number(_ value: Int) -> Logger.MetadataValue { .stringConvertible(value) }
+
+    private static func hex(_ value: UInt64) -> Logger.MetadataValue {
+        let digits = String(value, radix: 16)
+        return .string(String(repeating: "0", count: 16 - digits.count) + digits)
+    }
+
+    private static func say(
+        _ facts: [Pair],
+        _ host: HostFacts,
+        _ directAlignment: Int?,
+        _ options: ServerOptions,
+        _ logger: Logger
+    ) {
+        var fields: Logger.Metadata = [:]
+        for fact in facts { fields[fact.name] = .string(fact.value) }
+        fields["pid"] = .stringConvertible(getpid())
+        logger.record(.info, "starting", "brokerd \(version)", fields)
+        if directAlignment == nil {
+            logger.record(
+                .warning,
+                "no-direct-io",
+                "direct I/O: \(HostFacts.directText(nil))",
+                ["data_dir": .string(options.dataDirectory)]
+            )
+        }
+        if let conflict = host.interruptConflict(cpu: options.cpu) {
+            logger.record(.notice, "disk-interrupt", "\(conflict)")
+        }
+    }
+
+    private static func sayReady(
+        _ published: ShardControl.Published,
+        _ listen: [ListenAddress],
+        _ admin: AdminAddress?,
+        _ options: ServerOptions,
+        _ logger: Logger
+    ) {
+        var fields: Logger.Metadata = [
+            "listen": .array(listen.map { .string($0.description) }),
+            "admin": .string(admin?.description ?? "off"),
+        ]
+        if let serverID = published.serverID { fields["server_id"] = hex(serverID) }
+        if let recovery = published.recovery {
+            let seconds = published.recoverySeconds ?? 0
+            fields["epoch"] = number(recovery.term)
+            fields["recovery_seconds"] = .stringConvertible(seconds)
+            fields["new_directory"] = .stringConvertible(recovery.isNewDirectory)
+            fields["clean"] = .stringConvertible(recovery.wasClean)
+            fields["journal_bytes_read"] = number(recovery.journalBytesRead)
+            fields["journal_entries"] = number(recovery.journalEntries)
+            fields["records_replayed"] = number(recovery.recordsReplayed)
+            fields["torn_bytes"] = number(recovery.tornBytes)
+            fields["lost_ranges"] = number(recovery.lostRanges.count)
+            sayRecovery(recovery, seconds, logger)
+        }
+        if let geometry = published.geometry, geometry != options.geometry {
+            logger.record(
+                .notice,
+                "journal-size",
+                "the journal's size is that of the data directory, not --journal-size",
+                [
+                    "journal_bytes": number(geometry.capacity),
+                    "journal_files": number(geometry.fileCount),
+                ]
+            )
+        }
+        logger.record(.notice, "ready", "serving clients", fields)
+    }
+
+    private static func sayRecovery(
+        _ recovery: RecoveryReport,
+        _ seconds: Double,
+        _ logger: Logger
+    ) {
+        if recovery.isNewDirectory {
+            logger.record(.info, "recovered", "made a new data directory")
+            return
+        }
+        if recovery.tornBytes > 0 {
+            logger.record(
+                .warning,
+                "torn-tail",
+                "cut off what a crash left unfinished at the journal's end: nothing of it was confirmed",
+                ["torn_bytes": number(recovery.tornBytes)]
+            )
+        }
+        // The report names each range; the log names the first ones.
+        for range in recovery.lostRanges.prefix(100) {
+            logger.record(.warning, "lost-range", "memory records were lost: \(range)")
+        }
+        logger.record(
+            .info,
+            "recovered",
+            "\(recovery.wasClean ? "a clean stop" : "a crash") was recovered from",
+            [
+                "seconds": .stringConvertible(seconds),
+                "journal_groups": number(recovery.journalGroups),
+                "removed_files": number(recovery.removedFiles),
+            ]
+        )
+    }
+}
+
+/// The listening sockets, opened before recovery: a port in use is found out first, and clients wait
+/// in the backlog meanwhile.
+private struct Sockets {
+    private final class Open {
+        let listener: Listener
+        init(_ listener: consuming Listener) { self.listener = listener }
+    }
+    private var open: [Open] = []
+    let addresses: [ListenAddress]
+    let descriptors: [Int32]
+
+    init(_ wanted: [ListenAddress]) throws(SystemError) {
+        var open: [Open] = []
+        for address in wanted { open.append(Open(try Listener(address))) }
+        addresses = open.map { $0.listener.address }
+        descriptors = open.map { $0.listener.descriptor }
+        self.open = open
+    }
+
+    /// What HELLO answers: shard 0 is at each of them.
+    var shardAddresses: [ShardAddress] {
+        addresses.map { ShardAddress(shard: 0, address: $0.description) }
+    }
+
+    /// Removes the files of Unix sockets as well.
+    func close() { withExtendedLifetime(open) {} }
+}

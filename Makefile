@@ -1,0 +1,51 @@
+# Thin: each target is a line or two that could be typed by hand.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+SWIFT ?= swift
+# Optimised everywhere, also for tests: a debug build is too slow for the long ones.
+CONFIGURATION := -c release
+PROGRAMS := .build/release
+DATA_DIR ?= ./millrace-data
+
+# Recordings for `make run`; without them a seeded generator writes the same formats.
+FEED ?=
+ORDERS ?=
+# Options for `make serve`, e.g. ARGS="--cpus 0 --idle spin".
+ARGS ?=
+
+.PHONY: help run serve build test torture bench format lint dependencies
+
+help:      ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t14
+
+run: dependencies ## set up what is missing, build, run the main job: make run [FEED=FILE ORDERS=FILE]
+	$(SWIFT) build $(CONFIGURATION)
+	$(PROGRAMS)/rehearsal $(if $(FEED),--feed "$(FEED)") $(if $(ORDERS),--orders "$(ORDERS)")
+
+serve: dependencies ## a broker on the default ports with ./millrace-data, until ctrl-c [ARGS=…]
+	$(SWIFT) build $(CONFIGURATION) --product brokerd
+	exec $(PROGRAMS)/brokerd --data-dir $(DATA_DIR) $(ARGS)
+
+build: dependencies ## optimised build of everything
+	$(SWIFT) build $(CONFIGURATION)
+
+test: dependencies ## set up what is missing, build, run all tests: what CI runs
+	$(SWIFT) build $(CONFIGURATION) --build-tests
+	$(SWIFT) test $(CONFIGURATION) --skip-build
+
+torture: dependencies ## the long versions: crash enumeration, kills, power cuts [FILTER=Torture]
+	MILLRACE_TORTURE=1 $(SWIFT) test $(CONFIGURATION) --filter "$(or $(FILTER),Torture)"
+
+bench: dependencies ## every row of the README's table, beside its baseline
+	Bench/run.sh
+
+format:    ## format in place
+	$(SWIFT) format format --in-place --parallel --recursive Package.swift Broker Protocol Tests $(wildcard Bench)
+
+lint:      ## formatting, imports and comments, no edits
+	$(SWIFT) format lint --parallel --recursive Package.swift Broker Protocol Tests $(wildcard Bench)
+
+dependencies:
+	@ops/install-dependencies.sh
