@@ -281,4 +281,18 @@ import WireProtocol
         }
         #expect(ledger.unconfirmedBatches == 0)
     }
+
+    @Test("the deadline travels with every publish, and is none unless it is asked for")
+    func deadline() throws {
+        for deadline in [UInt32(0), 250_000] {
+            var ledger = PublishLedger(
+                partitions: [9],
+                producer: Self.producer,
+                deadlineMicroseconds: deadline
+            )
+            _ = ledger.add(Scripts.batch(["a"]), to: 0)
+            let bytes = try #require(ledger.nextFrame(now: Self.now))
+            #expect(Scripts.frames(bytes).map(\.header.argument) == [deadline])
+        }
+    }
 }
