@@ -102,5 +102,17 @@ let package = Package(
             "BrokerctlTests",
             of: ["BrokerBasics", "WireProtocol", "BlockingClient", "ScriptedServer", "brokerctl"]
         ),
+
+        // Real brokers, real crashes.
+        library("ChildProcess", "Bench/ChildProcess"),
+        library(
+            "ReplayHarness",
+            "Bench/Replay",
+            uses: ["BrokerBasics", "WireProtocol", "BlockingClient", "ChildProcess"]
+        ),
+        tests(
+            "RehearsalTests",
+            of: ["BrokerBasics", "WireProtocol", "ChildProcess", "ReplayHarness"]
+        ),
     ]
 )
