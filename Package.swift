@@ -110,6 +110,14 @@ let package = Package(
             "Bench/Replay",
             uses: ["BrokerBasics", "WireProtocol", "BlockingClient", "ChildProcess"]
         ),
+        tool(
+            "rehearsal",
+            "Bench/Rehearsal",
+            uses: [
+                "BrokerBasics", "WireProtocol", "BlockingClient", "ChildProcess", "ReplayHarness",
+                arguments,
+            ]
+        ),
         tests(
             "RehearsalTests",
             of: ["BrokerBasics", "WireProtocol", "ChildProcess", "ReplayHarness"]
