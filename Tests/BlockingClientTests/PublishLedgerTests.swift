@@ -283,7 +283,7 @@ import WireProtocol
     }
 
     @Test("the deadline travels with every publish, and is none unless it is asked for")
-    func deadline() throws {
+    func deadline() {
         for deadline in [UInt32(0), 250_000] {
             var ledger = PublishLedger(
                 partitions: [9],
@@ -291,8 +291,8 @@ import WireProtocol
                 deadlineMicroseconds: deadline
             )
             _ = ledger.add(Scripts.batch(["a"]), to: 0)
-            let bytes = try #require(ledger.nextFrame(now: Self.now))
-            #expect(Scripts.frames(bytes).map(\.header.argument) == [deadline])
+            let frames = ledger.nextFrame(now: Self.now).map(Scripts.frames) ?? []
+            #expect(frames.map(\.header.argument) == [deadline])
         }
     }
 }
