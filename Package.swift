@@ -122,5 +122,9 @@ let package = Package(
             "RehearsalTests",
             of: ["BrokerBasics", "WireProtocol", "ChildProcess", "ReplayHarness"]
         ),
+        tests(
+            "IntegrationTests",
+            of: ["BrokerBasics", "WireProtocol", "BlockingClient", "ChildProcess", "ReplayHarness"]
+        ),
     ]
 )
