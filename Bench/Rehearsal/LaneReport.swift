@@ -33,8 +33,9 @@ struct LaneReport {
     private func count(_ number: some BinaryInteger) -> String { Console.count(number) }
 
     private var published: String {
-        let rounds = Double(report.sent) / Double(stream.lineCount)
-        return "\(count(report.sent)) records sent (\(Int(rounds * 10)) tenths of the input), "
+        let tenths = report.sent * 10 / stream.lineCount
+        return "\(count(report.sent)) records sent, \(count(tenths / 10)).\(tenths % 10) rounds of "
+            + "\(count(stream.lineCount)) lines; "
             + "\(count(report.confirmed)) confirmed"
     }
 

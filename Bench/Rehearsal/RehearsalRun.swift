@@ -32,14 +32,6 @@ struct RehearsalRun {
         var producer: ReplayProducer
         /// The first reads alone and so gets everything; another is the member of a group.
         var readers: [LiveReader]
-
-        var behind: Int {
-            let delivered = readers.first?.progress
-            let done = (delivered?.delivered ?? 0) + lostInFlight
-            return max(0, producer.progress.confirmed - done)
-        }
-        /// Confirmed, and lost before the reader got them.
-        var lostInFlight = 0
     }
 
     /// What the kill did.
@@ -51,7 +43,9 @@ struct RehearsalRun {
     }
 
     static let ordersPartitions = 4
-    static let feedPartitions = 2
+    /// The few streams of a feed are spread over two of eight; two or four would leave all but one
+    /// empty.
+    static let feedPartitions = 8
     static let group = "booking"
     private static let generatedOrders = 20_000
     private static let generatedEvents = 60_000
@@ -61,6 +55,9 @@ struct RehearsalRun {
     private let deadline: ContinuousClock.Instant
     private let directory: TemporaryDirectory
     private let place = BrokerPlace()
+    /// The broker that should be running.
+    private final class Running { var child: BrokerChild? }
+    private let running = Running()
 
     init(_ settings: Settings) throws(RunFailure) {
         self.settings = settings
@@ -83,9 +80,12 @@ struct RehearsalRun {
 
     private var elapsed: Duration { ContinuousClock().now - began }
 
-    /// - Throws: when somebody wants the end, or the time is over.
+    /// - Throws: when somebody wants the end, the time is over, or the broker ended by itself.
     private func check() throws(RunFailure) {
         if Interrupt.isWanted { throw RunFailure("interrupted") }
+        if place.current != nil, let child = running.child, let end = child.end {
+            throw RunFailure("the broker ended with \(end):\n\(child.lastWords)")
+        }
         guard ContinuousClock().now < deadline else {
             throw RunFailure("not done in \(settings.secondsMax) s (--seconds-max)")
         }
@@ -218,6 +218,7 @@ struct RehearsalRun {
         return try Self.trying { () throws(ChildFailure) in
             let child = try BrokerChild(options)
             let ready = try child.waitUntilReady(timeoutMilliseconds: 30_000, isWanted: goesOn)
+            running.child = child
             place.current = .tcp(host: BrokerChild.host, port: ready.port)
             return (child, ready)
         }

@@ -94,11 +94,15 @@ import WireProtocol
     /// Asks again and again; it is other processes that are waited for.
     private func wait(
         _ what: String,
+        _ broker: LiveBroker,
         _ queues: [Queue],
         until isDone: () throws -> Bool
     ) throws {
         let limit = ContinuousClock().now + .seconds(60)
         while try !isDone() {
+            if let end = broker.child.end {
+                throw TortureError("the broker ended with \(end):\n\(broker.child.lastWords)")
+            }
             for queue in queues {
                 let failures =
                     queue.producers.map(\.progress.failure) + queue.readers.map(\.progress.failure)
@@ -162,7 +166,7 @@ import WireProtocol
             for producer in queue.producers { producer.start() }
         }
         let producers = queues.flatMap(\.producers)
-        try wait("for the first confirms", queues) {
+        try wait("for the first confirms", broker, queues) {
             producers.allSatisfy { $0.progress.confirmed > 0 }
         }
 
@@ -173,16 +177,16 @@ import WireProtocol
             // were cut off are still coming back.
             let quiet = random.chance(1, in: 5) ? random.below(5) : random.below(400)
             let moment = ContinuousClock().now + .milliseconds(quiet)
-            try wait("for the moment", queues) { ContinuousClock().now >= moment }
+            try wait("for the moment", broker, queues) { ContinuousClock().now >= moment }
             for producer in producers { producer.burst() }
             let last = ContinuousClock().now + .microseconds(random.below(30_000))
-            try wait("for the moment", queues) { ContinuousClock().now >= last }
+            try wait("for the moment", broker, queues) { ContinuousClock().now >= last }
             #expect(broker.kill() == .signalled(SIGKILL), "kill \(number), \(again)")
             for producer in producers { producer.pace() }
             recoveries.append(try broker.restart())
         }
 
-        try wait("for confirms after the last kill", queues) {
+        try wait("for confirms after the last kill", broker, queues) {
             producers.allSatisfy { $0.progress.inFlight < 32 * 16 }
         }
         for producer in producers { producer.finish() }
@@ -190,7 +194,7 @@ import WireProtocol
         for queue in queues {
             let ends = try broker.describe(queue.name).partitions.sorted { $0.index < $1.index }
                 .map(\.committedOffset)
-            try wait("for the readers of \(queue.name)", queues) {
+            try wait("for the readers of \(queue.name)", broker, queues) {
                 queue.readers.allSatisfy { reader in
                     let offsets = reader.progress.offsets
                     return offsets.count == ends.count && zip(offsets, ends).allSatisfy(>=)
