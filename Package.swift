@@ -188,5 +188,29 @@ let package = Package(
             "BrokerloadTests",
             of: ["brokerload", "BrokerBasics", "WireProtocol", "CBaseline", histogram]
         ),
+
+        // Real brokers, real crashes.
+        library("ChildProcess", "Bench/ChildProcess"),
+        library(
+            "ReplayHarness",
+            "Bench/Replay",
+            uses: ["BrokerBasics", "WireProtocol", "BlockingClient", "ChildProcess"]
+        ),
+        tool(
+            "rehearsal",
+            "Bench/Rehearsal",
+            uses: [
+                "BrokerBasics", "WireProtocol", "BlockingClient", "ChildProcess", "ReplayHarness",
+                arguments,
+            ]
+        ),
+        tests(
+            "RehearsalTests",
+            of: ["BrokerBasics", "WireProtocol", "ChildProcess", "ReplayHarness"]
+        ),
+        tests(
+            "IntegrationTests",
+            of: ["BrokerBasics", "WireProtocol", "BlockingClient", "ChildProcess", "ReplayHarness"]
+        ),
     ]
 )

@@ -116,15 +116,24 @@ package struct PublishLedger {
     }
 
     private let policy: Policy
+    private let deadlineMicroseconds: UInt32
     private var partitions: [Partition]
     private var nextNumber: UInt64 = 0
     package private(set) var unconfirmedBatches = 0
     package private(set) var unconfirmedRecords = 0
     package private(set) var unconfirmedBytes = 0
 
-    /// - Parameter partitions: the ids of the queue's partitions, by index.
-    package init(partitions: [UInt32], producer: Producer, policy: Policy = .init()) {
+    /// - Parameters:
+    ///   - partitions: the ids of the queue's partitions, by index.
+    ///   - deadlineMicroseconds: what every publish allows the server; 0: no limit.
+    package init(
+        partitions: [UInt32],
+        producer: Producer,
+        policy: Policy = .init(),
+        deadlineMicroseconds: UInt32 = 0
+    ) {
         self.policy = policy
+        self.deadlineMicroseconds = deadlineMicroseconds
         self.partitions = partitions.prefix(Self.partitionCountMax).map {
             Partition(id: $0, producer: producer)
         }
@@ -186,7 +195,8 @@ package struct PublishLedger {
             return FrameHeader(
                 opcode: .publish,
                 correlation: correlation,
-                stream: partitions[index].id
+                stream: partitions[index].id,
+                argument: deadlineMicroseconds
             ).frame(body: partitions[index].batches[next].bytes)
         }
         return nil

@@ -18,6 +18,11 @@ package import WireProtocol
 package final class PublishStream {
     package struct Options: Sendable {
         package var clientName = "millrace-client"
+        /// A lasting producer's name: opening it fences whoever still publishes under it. Empty: a
+        /// producer of this stream's own.
+        package var producerName = ""
+        /// How long a publish may wait at the server before its work begins; 0: for ever.
+        package var deadlineMicroseconds: UInt32 = 0
         /// Batches in flight.
         package var window = 256
         package var unconfirmedBytesMax = 16 << 20
@@ -89,18 +94,22 @@ package final class PublishStream {
         )
         ledger = PublishLedger(
             partitions: queue.partitions.sorted { $0.index < $1.index }.map(\.id),
-            producer: try Self.openProducer(on: connection),
-            policy: policy
+            producer: try Self.openProducer(on: connection, name: options.producerName),
+            policy: policy,
+            deadlineMicroseconds: options.deadlineMicroseconds
         )
         self.connection = connection
         lastAnswer = ClientClock.monotonic()
         backoffMilliseconds = min(max(1, options.backoffMilliseconds), 1_000)
     }
 
-    private static func openProducer(on connection: Connection) throws(ClientError) -> Producer {
+    private static func openProducer(
+        on connection: Connection,
+        name: String
+    ) throws(ClientError) -> Producer {
         let reply = try connection.request(
             .producerOpen,
-            ProducerOpenRequest(),
+            ProducerOpenRequest(name: name),
             reply: ProducerOpenReply.self
         )
         return Producer(id: reply.producerID, epoch: reply.epoch)
@@ -109,6 +118,8 @@ package final class PublishStream {
     package var partitionCount: Int { ledger.partitionCount }
     package var unconfirmedRecords: Int { ledger.unconfirmedRecords }
     package var isIdle: Bool { ledger.unconfirmedBatches == 0 }
+    /// False from the loss of a connection until the next one is made.
+    package var isConnected: Bool { connection != nil }
 
     /// False while the window is used up. Publishing regardless is allowed, and bounded by the
     /// caller alone.
@@ -231,7 +242,8 @@ package final class PublishStream {
     private func renumber(on connection: Connection) throws(ClientError) {
         let waiting = ledger.partitionsToRenumber
         guard !waiting.isEmpty else { return }
-        let producer = try Self.openProducer(on: connection)
+        // Without the name: its next epoch would fence the partitions that are not renumbered.
+        let producer = try Self.openProducer(on: connection, name: "")
         for index in waiting { ledger.renumber(index, as: producer) }
     }
 

@@ -281,4 +281,18 @@ import WireProtocol
         }
         #expect(ledger.unconfirmedBatches == 0)
     }
+
+    @Test("the deadline travels with every publish, and is none unless it is asked for")
+    func deadline() {
+        for deadline in [UInt32(0), 250_000] {
+            var ledger = PublishLedger(
+                partitions: [9],
+                producer: Self.producer,
+                deadlineMicroseconds: deadline
+            )
+            _ = ledger.add(Scripts.batch(["a"]), to: 0)
+            let frames = ledger.nextFrame(now: Self.now).map(Scripts.frames) ?? []
+            #expect(frames.map(\.header.argument) == [deadline])
+        }
+    }
 }

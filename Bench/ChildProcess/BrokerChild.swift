@@ -1,0 +1,142 @@
+internal import Glibc
+
+/// A `brokerd` on a data directory and a port that the kernel chose.
+///
+/// ```
+/// let broker = try BrokerChild(.init(executable: path, dataDirectory: data, logPath: log))
+/// let ready = try broker.waitUntilReady(timeoutMilliseconds: 10_000)   // 127.0.0.1, ready.port
+/// broker.kill()                                                        // SIGKILL
+/// ```
+package final class BrokerChild: Sendable {
+    package struct Options: Sendable {
+        package var executable: String
+        package var dataDirectory: String
+        /// What it writes goes there; each start begins with an empty file.
+        package var logPath: String
+        package var journalSize = "64MiB"
+        package var idle = "adaptive"
+        package var more: [String] = []
+
+        package init(executable: String, dataDirectory: String, logPath: String) {
+            self.executable = executable
+            self.dataDirectory = dataDirectory
+            self.logPath = logPath
+        }
+
+        var arguments: [String] {
+            [
+                "--data-dir", dataDirectory, "--listen", "\(BrokerChild.host):0",
+                "--admin", "off", "--idle", idle, "--journal-size", journalSize,
+            ] + more
+        }
+    }
+
+    package struct Ready: Sendable {
+        package var port: UInt16
+        /// From its start until it said so.
+        package var elapsed: Duration
+    }
+
+    package static let host = "127.0.0.1"
+
+    private let child: SpawnedChild
+    private let logPath: String
+    private let started: ContinuousClock.Instant
+
+    /// Starts it; does not wait.
+    package init(_ options: Options) throws(ChildFailure) {
+        logPath = options.logPath
+        unlink(logPath)
+        started = ContinuousClock().now
+        child = try SpawnedChild(
+            options.executable,
+            arguments: options.arguments,
+            output: .file(logPath),
+            errors: .file(logPath)
+        )
+    }
+
+    package var processID: Int32 { child.processID }
+
+    /// Waits for the line that says it serves.
+    ///
+    /// - Parameter isWanted: asked now and then; false ends the waiting.
+    package func waitUntilReady(
+        timeoutMilliseconds: Int,
+        isWanted: () -> Bool = { true }
+    ) throws(ChildFailure) -> Ready {
+        let deadline = started + .milliseconds(timeoutMilliseconds)
+        while true {
+            // The end before the log: what it said last is then in the log.
+            let end = child.wait(timeoutMilliseconds: 0)
+            if let port = Self.readyPort(in: log) {
+                return Ready(port: port, elapsed: ContinuousClock().now - started)
+            }
+            if let end { throw ChildFailure("brokerd ended with \(end):\n\(lastWords)") }
+            guard isWanted() else { throw ChildFailure("interrupted") }
+            guard ContinuousClock().now < deadline else {
+                throw ChildFailure(
+                    "brokerd was not ready in \(timeoutMilliseconds) ms:\n\(lastWords)"
+                )
+            }
+            usleep(500)
+        }
+    }
+
+    /// Kills it with SIGKILL and waits until it is gone.
+    ///
+    /// - Returns: how it ended: `.signalled(9)`, unless it had ended before.
+    @discardableResult
+    package func kill() -> ChildEnd? {
+        child.signal(SIGKILL)
+        return child.wait(timeoutMilliseconds: 30_000)
+    }
+
+    /// Asks it to stop, and waits.
+    ///
+    /// - Returns: `nil` when it still runs.
+    package func stop(timeoutMilliseconds: Int) -> ChildEnd? {
+        child.signal(SIGTERM)
+        return child.wait(timeoutMilliseconds: timeoutMilliseconds)
+    }
+
+    /// How it ended by itself; `nil` while it runs.
+    package var end: ChildEnd? { child.wait(timeoutMilliseconds: 0) }
+
+    /// The last lines of its log, indented.
+    package var lastWords: String {
+        log.split(separator: "\n").suffix(10).map { "    \($0)" }.joined(separator: "\n")
+    }
+
+    private var log: String {
+        let descriptor = open(logPath, O_RDONLY | O_CLOEXEC)
+        guard descriptor >= 0 else { return "" }
+        defer { close(descriptor) }
+        var bytes: [UInt8] = []
+        var buffer = [UInt8](repeating: 0, count: 64 << 10)
+        while true {
+            let count = read(descriptor, &buffer, buffer.count)
+            guard count > 0 else { break }
+            bytes += buffer[..<count]
+        }
+        return String(decoding: bytes, as: UTF8.self)
+    }
+
+    /// The port in the first whole line whose event is `ready`: a word of its own, and an address
+    /// on the host that it was told to listen on.
+    package static func readyPort(in log: String) -> UInt16? {
+        let whole = log.utf8.lastIndex(of: UInt8(ascii: "\n")).map { log[..<$0] } ?? ""
+        for line in whole.split(separator: "\n") {
+            let words = line.split { !$0.isLetter && !$0.isNumber && $0 != "_" && $0 != "-" }
+            guard words.contains("ready") else { continue }
+            var rest = line
+            while let found = rest.firstRange(of: "\(host):") {
+                rest = rest[found.upperBound...]
+                if let port = UInt16(rest.prefix { $0.isASCII && $0.isNumber }), port > 0 {
+                    return port
+                }
+            }
+        }
+        return nil
+    }
+}

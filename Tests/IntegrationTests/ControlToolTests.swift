@@ -1,0 +1,275 @@
+import ChildProcess
+import Foundation
+import ReplayHarness
+import Testing
+import WireProtocol
+
+/// `brokerctl` as people run it, against a real broker: exit codes, and standard output that holds
+/// JSON and nothing else.
+@Suite(.serialized) struct ControlToolTests {
+    private struct Output {
+        var code: Int32?
+        var output: String
+        var errors: String
+
+        /// The whole of standard output as one JSON value.
+        func object() throws -> [String: Any] {
+            try #require(
+                try JSONSerialization.jsonObject(with: Data(output.utf8)) as? [String: Any]
+            )
+        }
+        func list() throws -> [[String: Any]] {
+            try #require(
+                try JSONSerialization.jsonObject(with: Data(output.utf8)) as? [[String: Any]]
+            )
+        }
+        /// Every line of standard output as a JSON object.
+        func lines() throws -> [[String: Any]] {
+            try output.split(separator: "\n").map { line in
+                try #require(
+                    try JSONSerialization.jsonObject(with: Data(line.utf8)) as? [String: Any],
+                    "\(line)"
+                )
+            }
+        }
+    }
+
+    /// A broker, and the tool pointed at it.
+    private final class Bench {
+        let broker: LiveBroker
+        private let tool: String
+        private var runs = 0
+
+        init() throws {
+            broker = try LiveBroker()
+            tool = try #require(Executable.beside("brokerctl"))
+        }
+
+        func write(_ name: String, _ text: String) throws -> String {
+            let path = broker.path + "/" + name
+            try Data(text.utf8).write(to: URL(filePath: path))
+            return path
+        }
+
+        /// Runs one command line with `-o json`, to its end.
+        func json(_ arguments: String..., input: String? = nil) throws -> Output {
+            try run(arguments + ["-o", "json"], input: input)
+        }
+
+        func run(_ arguments: [String], input: String? = nil) throws -> Output {
+            runs += 1
+            let base = broker.path + "/run-\(runs)"
+            let inputPath = try input.map { try write("run-\(runs).in", $0) }
+            let hasServer = arguments.contains("--server")
+            let child = try SpawnedChild(
+                tool,
+                arguments: arguments + (hasServer ? [] : ["--server", "\(broker.address)"]),
+                input: inputPath,
+                output: .file(base + ".out"),
+                errors: .file(base + ".err")
+            )
+            let end = child.wait(timeoutMilliseconds: 30_000)
+            var code: Int32?
+            if case .exited(let number) = end { code = number }
+            return Output(
+                code: code,
+                output: try String(contentsOfFile: base + ".out", encoding: .utf8),
+                errors: try String(contentsOfFile: base + ".err", encoding: .utf8)
+            )
+        }
+    }
+
+    @Test("a queue's life by brokerctl, from create to rm, over a kill of the broker")
+    func wholeLife() throws {
+        let bench = try Bench()
+        let status = try bench.json("server", "status")
+        #expect(status.code == 0)
+        #expect(try status.object()["protocol_version"] as? Int == 1)
+
+        let made = try bench.json(
+            "queue",
+            "create",
+            "orders",
+            "--partitions",
+            "3",
+            "--label",
+            "owner=trading"
+        )
+        #expect(made.code == 0)
+        #expect(made.errors.isEmpty)
+        #expect(try made.object()["durability"] as? String == "synced")
+        #expect(try bench.json("queue", "create", "ticks", "--durability", "memory").code == 0)
+        let names = try bench.json("queue", "ls").list().compactMap { $0["name"] as? String }
+        #expect(names == ["orders", "ticks"])
+
+        var generator = OrderGenerator(seed: 3)
+        let lines = (0..<500).map { _ in generator.line() }
+        let file = try bench.write("orders.csv", lines.joined(separator: "\n") + "\n")
+        let published = try bench.json(
+            "queue",
+            "publish",
+            "orders",
+            "--lines",
+            file,
+            "--key-field",
+            "3"
+        )
+        #expect(published.code == 0)
+        let confirms = try published.lines()
+        #expect(confirms.compactMap { $0["count"] as? Int }.reduce(0, +) == 500)
+        #expect(confirms.allSatisfy { $0["level"] as? String == "synced" })
+
+        // What is confirmed outlives the process.
+        #expect(bench.broker.kill() == .signalled(SIGKILL))
+        _ = try bench.broker.restart()
+
+        let consumed = try bench.json("queue", "consume", "orders", "--until-end")
+        #expect(consumed.code == 0)
+        let records = try consumed.lines()
+        #expect(records.compactMap { $0["payload"] as? String }.sorted() == lines.sorted())
+        for (index, group) in Dictionary(grouping: records, by: { $0["partition"] as? Int ?? -1 }) {
+            #expect((0..<3).contains(index))
+            #expect(group.compactMap { $0["offset"] as? Int } == Array(0..<group.count))
+        }
+        for record in records {
+            let line = try #require(record["payload"] as? String)
+            #expect(record["key"] as? String == line.split(separator: ",").map(String.init)[2])
+        }
+        // Without -o json the payloads alone.
+        let plain = try bench.run(["queue", "consume", "orders", "--until-end"])
+        #expect(plain.code == 0)
+        #expect(plain.output.split(separator: "\n").map(String.init).sorted() == lines.sorted())
+
+        let info = try bench.json("queue", "info", "orders").object()
+        #expect(info["records"] as? Int == 500)
+        #expect((info["partitions"] as? [Any])?.count == 3)
+
+        let altered = try bench.json(
+            "queue",
+            "alter",
+            "orders",
+            "--label",
+            "tier=1",
+            "--remove-label",
+            "owner"
+        )
+        #expect(altered.code == 0)
+        #expect(try altered.object()["labels"] as? [String: String] == ["tier": "1"])
+
+        let removed = try bench.json("queue", "rm", "orders", "--yes")
+        #expect(removed.code == 0)
+        #expect(removed.errors.isEmpty)
+        let left = try bench.json("queue", "ls").list().compactMap { $0["name"] as? String }
+        #expect(left == ["ticks"])
+    }
+
+    @Test("a group goes on where its last consumer stopped, also over a kill of the broker")
+    func groups() throws {
+        let bench = try Bench()
+        #expect(try bench.json("queue", "create", "orders").code == 0)
+        let input = (0..<30).map { "record \($0)\n" }.joined()
+        let published = try bench.json(
+            "queue",
+            "publish",
+            "orders",
+            "--lines",
+            "-",
+            "--batch",
+            "1",
+            input: input
+        )
+        #expect(published.code == 0)
+        let consume = ["queue", "consume", "orders", "--group", "booking"]
+        let first = try bench.run(consume + ["--count", "10"])
+        #expect(first.code == 0)
+        #expect(first.output == (0..<10).map { "record \($0)\n" }.joined())
+        #expect(bench.broker.kill() == .signalled(SIGKILL))
+        _ = try bench.broker.restart()
+        let info = try bench.json("group", "info", "orders", "booking")
+        #expect(info.code == 0)
+        #expect(try info.object()["lag_records"] as? Int == 20)
+        let second = try bench.run(consume + ["--until-end"])
+        #expect(second.code == 0)
+        #expect(second.output == (10..<30).map { "record \($0)\n" }.joined())
+        let groups = try bench.json("group", "ls").list()
+        #expect(groups.compactMap { $0["name"] as? String } == ["booking"])
+        #expect(groups.compactMap { $0["lag_records"] as? Int } == [0])
+    }
+
+    @Test("what a memory queue lost in a kill is shown as a range, and counted")
+    func lost() throws {
+        let bench = try Bench()
+        #expect(try bench.json("queue", "create", "ticks", "--durability", "memory").code == 0)
+        let input = (0..<30).map { "tick \($0)\n" }.joined()
+        let published = try bench.json(
+            "queue",
+            "publish",
+            "ticks",
+            "--lines",
+            "-",
+            "--batch",
+            "1",
+            input: input
+        )
+        #expect(try published.lines().allSatisfy { $0["level"] as? String == "memory" })
+        #expect(bench.broker.kill() == .signalled(SIGKILL))
+        _ = try bench.broker.restart()
+        let consumed = try bench.json("queue", "consume", "ticks", "--until-end")
+        #expect(consumed.code == 0)
+        let lines = try consumed.lines()
+        let kept = lines.compactMap { $0["payload"] as? String }
+        #expect(kept == (0..<kept.count).map { "tick \($0)" })
+        let ranges = lines.compactMap { $0["lost"] as? [String: Int] }
+        let partition = try #require(
+            (try bench.json("queue", "info", "ticks").object()["partitions"] as? [[String: Any]])?
+                .first
+        )
+        let counted = ranges.reduce(0) { $0 + ($1["to"] ?? 0) - ($1["from"] ?? 0) }
+        #expect(partition["lost_records"] as? Int == counted)
+        // Either all was written behind before the kill, or the rest is said to be lost.
+        if kept.count < 30 {
+            #expect(ranges.first?["from"] == kept.count)
+            #expect(counted >= 30 - kept.count)
+        }
+    }
+
+    @Test("a no of the broker is 1, with the status' name and nothing on standard output")
+    func refused() throws {
+        let bench = try Bench()
+        #expect(try bench.json("queue", "create", "orders").code == 0)
+        for (arguments, status) in [
+            (["queue", "create", "orders"], "queue-exists"),
+            (["queue", "create", ".hidden"], "name-invalid"),
+            (["queue", "info", "nothing"], "queue-not-found"),
+            (["queue", "rm", "nothing", "--yes"], "queue-not-found"),
+            (["queue", "consume", "nothing"], "queue-not-found"),
+            (["queue", "consume", "orders", "--from", "99"], "offset-out-of-range"),
+            (["queue", "publish", "nothing", "--lines", "/dev/null"], "queue-not-found"),
+            (["group", "info", "orders", "nobody"], "group-not-found"),
+        ] {
+            let run = try bench.run(arguments + ["-o", "json"])
+            #expect(run.code == 1, "\(arguments)")
+            #expect(run.output.isEmpty, "\(arguments)")
+            #expect(run.errors.contains(status), "\(arguments): \(run.errors)")
+        }
+    }
+
+    @Test("a wrong command line is 2, an absent broker 3, both with nothing on standard output")
+    func usageAndUnreachable() throws {
+        let bench = try Bench()
+        let usage = try bench.json("queue", "create", "a", "--partitions", "0")
+        #expect(usage.code == 2)
+        #expect(usage.output.isEmpty)
+        // No prompt where there is no terminal.
+        #expect(try bench.json("queue", "create", "a").code == 0)
+        #expect(try bench.json("queue", "rm", "a").code == 2)
+        let address = "\(try bench.broker.address)"
+        #expect(bench.broker.kill() == .signalled(SIGKILL))
+        for arguments in [["queue", "ls"], ["server", "status"], ["queue", "consume", "a"]] {
+            let run = try bench.run(arguments + ["-o", "json", "--server", address])
+            #expect(run.code == 3)
+            #expect(run.output.isEmpty)
+            #expect(run.errors.contains(address))
+        }
+    }
+}

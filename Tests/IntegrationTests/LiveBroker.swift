@@ -1,0 +1,88 @@
+import BlockingClient
+import ChildProcess
+import ReplayHarness
+import Testing
+import WireProtocol
+
+/// A real broker for one test, on a directory of its own. Both go with it.
+final class LiveBroker {
+    let place = BrokerPlace()
+    private let directory: TemporaryDirectory
+    private let executable: String
+    private(set) var child: BrokerChild
+    private var starts = 0
+
+    init() throws {
+        executable = try #require(
+            Executable.beside("brokerd"),
+            "brokerd is not beside the tests: build it with the same configuration"
+        )
+        directory = try TemporaryDirectory(prefix: "millrace-test")
+        child = try Self.spawn(executable, directory, 1)
+        starts = 1
+        _ = try waitUntilReady()
+    }
+
+    deinit {
+        // Before its directory goes.
+        child.kill()
+    }
+
+    var path: String { directory.path }
+    var address: ServerAddress {
+        get throws { try #require(place.current) }
+    }
+
+    private static func spawn(
+        _ executable: String,
+        _ directory: TemporaryDirectory,
+        _ number: Int
+    ) throws -> BrokerChild {
+        try BrokerChild(
+            .init(
+                executable: executable,
+                dataDirectory: directory.path + "/data",
+                logPath: directory.path + "/brokerd-\(number).log"
+            )
+        )
+    }
+
+    /// Starts it again on the same directory.
+    ///
+    /// - Returns: how long it took until it was ready.
+    func restart() throws -> Duration {
+        starts += 1
+        child = try Self.spawn(executable, directory, starts)
+        return try waitUntilReady()
+    }
+
+    private func waitUntilReady() throws -> Duration {
+        let ready = try child.waitUntilReady(timeoutMilliseconds: 60_000)
+        place.current = .tcp(host: BrokerChild.host, port: ready.port)
+        return ready.elapsed
+    }
+
+    /// - Returns: how it ended.
+    func kill() -> ChildEnd? {
+        place.current = nil
+        return child.kill()
+    }
+
+    func connect() throws -> Connection { try place.connect(clientName: "test") }
+
+    func create(_ name: String, _ level: DurabilityLevel, partitions: Int) throws {
+        _ = try connect().request(
+            .queueCreate,
+            QueueCreateRequest(name: name, partitions: UInt32(partitions), level: level),
+            reply: QueueInfo.self
+        )
+    }
+
+    func describe(_ name: String) throws -> QueueInfo {
+        try connect().request(
+            .queueDescribe,
+            QueueNameRequest(name: name),
+            reply: QueueInfo.self
+        )
+    }
+}
