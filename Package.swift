@@ -140,5 +140,15 @@ let package = Package(
             "BrokerctlTests",
             of: ["BrokerBasics", "WireProtocol", "BlockingClient", "ScriptedServer", "brokerctl"]
         ),
+
+        library("BrokerProcess", "Tests/BrokerProcess"),
+        tests(
+            "BrokerServerTests",
+            of: [
+                "BrokerBasics", "WireProtocol", "LogStorage", "BrokerShard", "ShardRuntime",
+                "BrokerServer", "BrokerConfiguration", "BrokerAdmin", "BrokerProcess", "brokerd", "brokerctl",
+                logging,
+            ]
+        ),
     ]
 )
