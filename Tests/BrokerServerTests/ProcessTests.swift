@@ -171,4 +171,38 @@ import Testing
         #expect(try broker.waitForEnd() == 0)
         #expect(!FileManager.default.fileExists(atPath: path))
     }
+
+    @Test("while it makes or reads its journal HTTP answers: alive, not ready, and how far it is")
+    func recovering() throws {
+        let broker = try BrokerProcess(options: ["--journal-size", "1GiB"])
+        var address: String?
+        while address == nil, broker.isRunning {
+            address = broker.logLines(event: "admin").first?["admin"] as? String
+            usleep(1000)
+        }
+        let admin = try #require(address)
+        let ready = try HTTPGet.get(admin, "/readyz")
+        #expect(ready.status == 503)
+        #expect(ready.body.contains("\"stage\":\"recovering\""))
+        #expect(ready.body.contains("\"journalBytesRead\":"))
+        #expect(try HTTPGet.get(admin, "/healthz").status == 200)
+        let metrics = try HTTPGet.get(admin, "/metrics")
+        #expect(metrics.status == 200)
+        #expect(metrics.body.contains("\nmillrace_ready 0\n"))
+        try broker.waitUntilReady()
+        #expect(try HTTPGet.get(admin, "/readyz").status == 200)
+        #expect(try broker.stop() == 0)
+    }
+
+    @Test("a second signal ends it at once, with 1")
+    func secondSignal() throws {
+        let broker = try BrokerProcess(options: ["--journal-size", "1GiB"])
+        while broker.logLines(event: "admin").isEmpty, broker.isRunning { usleep(1000) }
+        // The recovery goes on, so the first stop takes its time.
+        broker.send(signal: SIGTERM)
+        while broker.logLines(event: "stopping").isEmpty, broker.isRunning { usleep(1000) }
+        broker.send(signal: SIGTERM)
+        #expect(try broker.waitForEnd(seconds: 5) == 1)
+        #expect(broker.logLines(event: "killed").count == 1)
+    }
 }
