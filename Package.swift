@@ -212,5 +212,14 @@ let package = Package(
             "IntegrationTests",
             of: ["BrokerBasics", "WireProtocol", "BlockingClient", "ChildProcess", "ReplayHarness"]
         ),
+        library("BrokerProcess", "Tests/BrokerProcess"),
+        tests(
+            "BrokerServerTests",
+            of: [
+                "BrokerBasics", "WireProtocol", "LogStorage", "BrokerShard", "ShardRuntime",
+                "BrokerServer", "BrokerConfiguration", "BrokerAdmin", "BrokerProcess", "brokerd", "brokerctl",
+                logging,
+            ]
+        ),
     ]
 )

@@ -31,9 +31,7 @@ package enum ServerCommand: Sendable, Equatable {
                 .prefixKeys(with: "millrace"),
         ]
         let path = flags[OptionTable.configName]?.last ?? variables["MILLRACE_CONFIG"]
-        if let path {
-            providers.append(try await file(path))
-        }
+        if let path, let file = try await file(path) { providers.append(file) }
         return .run(try options(ConfigReader(providers: providers), flags, variables, path))
     }
 
@@ -97,11 +95,15 @@ package enum ServerCommand: Sendable, Equatable {
 
     /// The file as a provider, once every key in it is known to be one of ours: the provider itself
     /// would pass over the others.
-    private static func file(_ path: String) async throws(UsageError) -> any ConfigProvider {
+    ///
+    /// - Returns: `nil` when the file holds nothing but comments.
+    private static func file(_ path: String) async throws(UsageError) -> (any ConfigProvider)? {
+        guard let text = SystemText.read(path) else {
+            throw UsageError("--config \(path): it can't be read")
+        }
         do {
-            let provider = try await FileProvider<YAMLSnapshot>(filePath: FilePath(path))
-            try check(SystemText.read(path) ?? "", path)
-            return provider
+            guard try check(text, path) else { return nil }
+            return try await FileProvider<YAMLSnapshot>(filePath: FilePath(path))
         } catch let error as UsageError {
             throw error
         } catch {
@@ -109,8 +111,9 @@ package enum ServerCommand: Sendable, Equatable {
         }
     }
 
-    private static func check(_ text: String, _ path: String) throws {
-        guard let root = try Yams.compose(yaml: text) else { return }
+    /// - Returns: whether there is anything in it.
+    private static func check(_ text: String, _ path: String) throws -> Bool {
+        guard let root = try Yams.compose(yaml: text) else { return false }
         guard let mapping = root.mapping else {
             throw UsageError("\(path): it must be a list of `option: value` lines")
         }
@@ -133,6 +136,7 @@ package enum ServerCommand: Sendable, Equatable {
                 }
             }
         }
+        return true
     }
 }
 

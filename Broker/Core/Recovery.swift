@@ -473,12 +473,13 @@ public struct Recovery {
     ) throws(RecoveryError) {
         let id = partition.pointee.id
         var memory = AlignedMemory(byteCount: options.chunkBytesMax)
+        var isContinuing = true
         while true {
             let end = partition.pointee.log.endOffset
             let last = partition.pointee.log.segments.last
             var segment: SegmentInfo
             let isContinued: Bool
-            if let last, !last.isSealed, last.term == term {
+            if isContinuing, let last, !last.isSealed, last.term == term {
                 segment = last
                 isContinued = true
             } else if let next = files.first(where: { $0.base == end && $0.term == term }),
@@ -540,7 +541,15 @@ public struct Recovery {
             }
             partition.pointee.log.restore(endOffset: max(end, segment.endOffset))
             partition.pointee.log.bytes += bytes
-            guard segment.isSealed, segment.endOffset > before || isContinued else { return }
+            // A file may have been closed without a seal: then, too, the next one begins at its end.
+            let reached = segment.endOffset
+            guard
+                files.contains(where: {
+                    $0.base == reached && $0.term == term
+                        && ($0.base, $0.term) != (segment.baseOffset, segment.term)
+                }), reached > before || isContinued
+            else { return }
+            isContinuing = false
         }
     }
 

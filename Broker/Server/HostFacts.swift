@@ -13,6 +13,18 @@ package struct BlockDevice: Sendable, Equatable {
     /// The interrupts of its queues, in the order of /proc/interrupts.
     package var interrupts: [Interrupt]
 
+    package init(
+        name: String,
+        writeCache: String?,
+        hasFUA: Bool?,
+        interrupts: [Interrupt]
+    ) {
+        self.name = name
+        self.writeCache = writeCache
+        self.hasFUA = hasFUA
+        self.interrupts = interrupts
+    }
+
     package struct Interrupt: Sendable, Equatable {
         package var number: Int
         package var name: String

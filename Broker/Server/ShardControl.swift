@@ -29,6 +29,8 @@ package final class ShardControl: Sendable {
         package var reportNumber: UInt64 = 0
         package var duty = DutyCycle()
         package var failure: String?
+
+        package init() {}
     }
 
     package init() { eventDescriptor = millrace_event_fd() }

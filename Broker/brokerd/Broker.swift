@@ -115,7 +115,14 @@ enum Broker {
                 return .failure(error)
             }
         }
-        return AdminAddress(host: wanted.host, port: try started.get())
+        let address = AdminAddress(host: wanted.host, port: try started.get())
+        logger.record(
+            .info,
+            "admin",
+            "health, readiness and metrics are served",
+            ["admin": .string(address.description)]
+        )
+        return address
     }
 
     // MARK: until the end

@@ -71,7 +71,7 @@ package struct Metric: Sendable {
     package var help: String
     package var samples: @Sendable (MetricSource) -> [Sample]
 
-    init(
+    package init(
         _ name: String,
         _ kind: Kind,
         _ unit: Unit,

@@ -1,0 +1,208 @@
+import BrokerProcess
+import Foundation
+import Testing
+
+/// A real brokerd: what an operator sees of it.
+@Suite struct ProcessTests {
+    /// Runs `brokerctl` to its end.
+    private func control(
+        _ broker: BrokerProcess.Ready,
+        _ arguments: [String],
+        input: String = ""
+    )
+        throws -> String
+    {
+        let tool = Process()
+        tool.executableURL = URL(
+            filePath: try BrokerProcess.program().replacing("/brokerd", with: "/brokerctl")
+        )
+        tool.arguments = arguments + ["--server", broker.address]
+        let (output, lines) = (Pipe(), Pipe())
+        tool.standardOutput = output
+        tool.standardInput = lines
+        try tool.run()
+        try lines.fileHandleForWriting.write(contentsOf: Data(input.utf8))
+        try lines.fileHandleForWriting.close()
+        let data = output.fileHandleForReading.readDataToEndOfFile()
+        tool.waitUntilExit()
+        #expect(tool.terminationStatus == 0, "brokerctl \(arguments.joined(separator: " "))")
+        return String(decoding: data, as: UTF8.self)
+    }
+
+    @Test(
+        "it serves HTTP with health, readiness and metrics of queues and groups, and stops with 0"
+    )
+    func life() throws {
+        let broker = try BrokerProcess()
+        let ready = try broker.waitUntilReady()
+        #expect(ready.epoch == 1)
+        #expect(ready.serverID.count == 16)
+        #expect(try HTTPGet.get(ready.admin, "/healthz").status == 200)
+        #expect(try HTTPGet.get(ready.admin, "/readyz").status == 200)
+        #expect(try HTTPGet.get(ready.admin, "/").status == 404)
+        let refused = try HTTPGet.get(ready.admin, "/metrics?queue=a")
+        #expect(refused.status == 400)
+        #expect(refused.body.contains("unknown: queue"))
+
+        _ = try control(ready, ["queue", "create", "orders", "--partitions", "1"])
+        _ = try control(ready, ["queue", "publish", "orders", "--lines", "-"], input: "a\nb\nc\n")
+        let consumed = try control(
+            ready,
+            ["queue", "consume", "orders", "--group", "g", "--from", "start", "--count", "3"]
+        )
+        #expect(consumed == "a\nb\nc\n")
+        let metrics = try HTTPGet.get(ready.admin, "/metrics")
+        #expect(metrics.status == 200)
+        #expect(metrics.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8")
+        let lines = metrics.body.split(separator: "\n").map(String.init)
+        for line in [
+            "millrace_ready 1", "millrace_storage_failed 0",
+            "millrace_queue_records{queue=\"orders\",partition=\"0\"} 3",
+            "millrace_queue_start_offset{queue=\"orders\",partition=\"0\"} 0",
+            "millrace_queue_committed_offset{queue=\"orders\",partition=\"0\"} 3",
+            "millrace_queue_end_offset{queue=\"orders\",partition=\"0\"} 3",
+            "millrace_queue_published_records_total{queue=\"orders\",partition=\"0\"} 3",
+            "millrace_queue_delivered_records_total{queue=\"orders\",partition=\"0\"} 3",
+            "millrace_queue_info{queue=\"orders\",durability=\"synced\"} 1",
+            "millrace_group_lag_records{queue=\"orders\",group=\"g\",partition=\"0\"} 0",
+            "millrace_group_lag_seconds{queue=\"orders\",group=\"g\",partition=\"0\"} 0.0",
+        ] {
+            #expect(lines.contains(line), "\(line)")
+        }
+        // Every line is a comment or a name, labels and a number.
+        for line in lines where !line.hasPrefix("#") {
+            #expect(line.hasPrefix("millrace_"))
+            #expect(line.split(separator: " ").last.flatMap { Double($0) } != nil, "\(line)")
+        }
+        let writes = lines.first { $0.hasPrefix("millrace_journal_write_seconds_count ") }
+        #expect(writes.flatMap { $0.split(separator: " ").last }.flatMap { Int($0) } ?? 0 > 0)
+
+        let status = try control(ready, ["server", "status"])
+        for fact in ["kernel", "cpu_model", "io_uring", "idle", "direct_io", "disk_interrupts"] {
+            #expect(status.contains(fact))
+        }
+
+        let began = Date()
+        #expect(try broker.stop() == 0)
+        #expect(Date().timeIntervalSince(began) < 6)
+        #expect(broker.logLines.count == broker.log.split(separator: "\n").count)
+        for event in ["starting", "ready", "stopping", "stopped"] {
+            #expect(broker.logLines(event: event).count == 1, "\(event)")
+        }
+    }
+
+    @Test("a stopped broker starts clean, a killed one recovers, each with a new epoch")
+    func restarts() throws {
+        let first = try BrokerProcess()
+        let ready = try first.waitUntilReady()
+        _ = try control(ready, ["queue", "create", "orders", "--partitions", "1"])
+        #expect(try first.stop() == 0)
+
+        let second = try BrokerProcess(dataDirectory: first.dataDirectory)
+        let again = try second.waitUntilReady()
+        #expect(again.serverID == ready.serverID)
+        #expect(again.epoch > ready.epoch)
+        #expect(second.logLines(event: "ready").first?["clean"] as? Bool == true)
+        _ = try control(again, ["queue", "publish", "orders", "--lines", "-"], input: "a\nb\n")
+        second.kill()
+
+        let third = try BrokerProcess(dataDirectory: first.dataDirectory)
+        let recovered = try third.waitUntilReady()
+        #expect(recovered.epoch > again.epoch)
+        #expect(third.logLines(event: "ready").first?["clean"] as? Bool == false)
+        #expect(
+            try control(
+                recovered,
+                ["queue", "consume", "orders", "--from", "start", "--until-end"]
+            )
+                == "a\nb\n"
+        )
+        #expect(try third.stop() == 0)
+    }
+
+    @Test("a second broker on the same data is refused with 1, and the first goes on")
+    func secondOnTheSameData() throws {
+        let first = try BrokerProcess()
+        let ready = try first.waitUntilReady()
+        let second = try BrokerProcess(dataDirectory: first.dataDirectory)
+        #expect(try second.waitForEnd() == 1)
+        #expect(second.log.contains("another brokerd is using it"))
+        #expect(try HTTPGet.get(ready.admin, "/readyz").status == 200)
+    }
+
+    @Test("a port in use is refused with 1, both for clients and for HTTP")
+    func portInUse() throws {
+        let first = try BrokerProcess()
+        let ready = try first.waitUntilReady()
+        for (flag, address) in [("--listen", ready.address), ("--admin", ready.admin)] {
+            let second = try BrokerProcess(options: [flag, address])
+            #expect(try second.waitForEnd() == 1)
+            #expect(second.log.contains("listening on \(address)"), "\(second.log)")
+        }
+    }
+
+    @Test("usage errors end with 2, name what is wrong, and leave the disk alone")
+    func usage() throws {
+        for (options, message) in [
+            (["--no-such-option", "1"], "unknown option --no-such-option"),
+            (["--shards", "2"], "--shards 2: more than one shard comes with a later version"),
+            (["--journal-size", "1MiB"], "raise --journal-size"),
+        ] {
+            let broker = try BrokerProcess(options: options)
+            #expect(try broker.waitForEnd() == 2)
+            #expect(broker.log.contains(message), "\(broker.log)")
+            #expect(!FileManager.default.fileExists(atPath: broker.dataDirectory))
+        }
+        let variable = try BrokerProcess(environment: ["MILLRACE_NO_SUCH": "1"])
+        #expect(try variable.waitForEnd() == 2)
+        #expect(variable.log.contains("unknown environment variable MILLRACE_NO_SUCH"))
+    }
+
+    @Test("it listens on a Unix socket as well, whose file goes with it, and without HTTP if asked")
+    func unixSocket() throws {
+        let path = FileManager.default.temporaryDirectory.path + "/\(UUID().uuidString).sock"
+        let broker = try BrokerProcess(
+            options: ["--listen", "127.0.0.1:0", "--listen", "unix:\(path)", "--admin", "off"])
+        let ready = try broker.waitUntilReady()
+        #expect(ready.unixPath == path)
+        #expect(ready.admin == "off")
+        #expect(FileManager.default.fileExists(atPath: path))
+        broker.send(signal: SIGINT)
+        #expect(try broker.waitForEnd() == 0)
+        #expect(!FileManager.default.fileExists(atPath: path))
+    }
+
+    @Test("while it makes or reads its journal HTTP answers: alive, not ready, and how far it is")
+    func recovering() throws {
+        let broker = try BrokerProcess(options: ["--journal-size", "1GiB"])
+        var address: String?
+        while address == nil, broker.isRunning {
+            address = broker.logLines(event: "admin").first?["admin"] as? String
+            usleep(1000)
+        }
+        let admin = try #require(address)
+        let ready = try HTTPGet.get(admin, "/readyz")
+        #expect(ready.status == 503)
+        #expect(ready.body.contains("\"stage\":\"recovering\""))
+        #expect(ready.body.contains("\"journalBytesRead\":"))
+        #expect(try HTTPGet.get(admin, "/healthz").status == 200)
+        let metrics = try HTTPGet.get(admin, "/metrics")
+        #expect(metrics.status == 200)
+        #expect(metrics.body.contains("\nmillrace_ready 0\n"))
+        try broker.waitUntilReady()
+        #expect(try HTTPGet.get(admin, "/readyz").status == 200)
+        #expect(try broker.stop() == 0)
+    }
+
+    @Test("a second signal ends it at once, with 1")
+    func secondSignal() throws {
+        let broker = try BrokerProcess(options: ["--journal-size", "1GiB"])
+        while broker.logLines(event: "admin").isEmpty, broker.isRunning { usleep(1000) }
+        // The recovery goes on, so the first stop takes its time.
+        broker.send(signal: SIGTERM)
+        while broker.logLines(event: "stopping").isEmpty, broker.isRunning { usleep(1000) }
+        broker.send(signal: SIGTERM)
+        #expect(try broker.waitForEnd(seconds: 5) == 1)
+        #expect(broker.logLines(event: "killed").count == 1)
+    }
+}
