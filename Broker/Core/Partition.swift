@@ -21,6 +21,8 @@ package struct Partition {
     /// A reservation is staged up to here.
     package var reservingEnd: UInt64
     package var lostRecords: UInt64 = 0
+    /// The range that the last recovery found lost, and counted; its batch begins this term's tail.
+    package var declaredLost: Range<UInt64> = 0 ..< 0
     package var records: UInt64 = 0
 
     /// The first of the readers here, an index into the shard's pool; -1 when there is none.
