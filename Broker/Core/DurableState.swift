@@ -235,10 +235,15 @@ public struct DurableState: ~Copyable {
         builder.put(partition.pointee.log.endOffset)
         // A reservation that is staged counts: the snapshot holds once its group is durable.
         builder.put(max(partition.pointee.reservedEnd, partition.pointee.reservingEnd))
-        builder.put(partition.pointee.lostRecords)
+        let segments = partition.pointee.log.segments.filter { $0.syncedBytes > 0 }
+        // The restored log ends where its segments do. A lost range behind that is not in it: the
+        // next recovery finds it again, in a segment or by the reservation, and counts it then.
+        let durableEnd = segments.last?.syncedEndOffset ?? partition.pointee.log.startOffset
+        let declared = partition.pointee.declaredLost
+        let pending = declared.upperBound > durableEnd ? UInt64(declared.count) : 0
+        builder.put(partition.pointee.lostRecords - pending)
         builder.put(partition.pointee.log.lastAppendTime)
         builder.put(partition.pointee.log.durableBytes)
-        let segments = partition.pointee.log.segments.filter { $0.syncedBytes > 0 }
         builder.put(UInt32(segments.count))
         for segment in segments {
             builder.put(segment.baseOffset)

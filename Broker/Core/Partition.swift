@@ -21,6 +21,8 @@ public struct Partition {
     /// A reservation is staged up to here.
     public var reservingEnd: UInt64
     public var lostRecords: UInt64 = 0
+    /// The range that the last recovery found lost, and counted; its batch begins this term's tail.
+    public var declaredLost: Range<UInt64> = 0 ..< 0
     public var records: UInt64 = 0
 
     /// The first of the readers here, an index into the shard's pool; -1 when there is none.

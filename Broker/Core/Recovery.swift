@@ -516,7 +516,7 @@ public struct Recovery {
                     header.isSeal || header.baseOffset == segment.endOffset
                 else { break }
                 if !header.isSeal {
-                    noteBatches(memory.base, header, id, &state)
+                    noteBatches(memory.base, header, partition, &state)
                     bytes += UInt64(header.bytes - ChunkHeader.byteCount)
                     partition.pointee.log.lastAppendTime = max(
                         partition.pointee.log.lastAppendTime, header.lastTime)
@@ -568,15 +568,18 @@ public struct Recovery {
     }
 
     private func noteBatches(
-        _ chunk: UnsafeMutableRawPointer, _ header: ChunkHeader, _ partition: UInt32,
-        _ state: inout DurableState
+        _ chunk: UnsafeMutableRawPointer, _ header: ChunkHeader,
+        _ partition: UnsafeMutablePointer<Partition>, _ state: inout DurableState
     ) {
         let base = UnsafeRawPointer(chunk)
         var at = ChunkHeader.byteCount
         while at + StoredBatch.headerBytes < header.bytes {
-            note(
-                batch: base + at, baseOffset: StoredBatch.baseOffset(at: base + at),
-                partition: partition, &state)
+            let offset = StoredBatch.baseOffset(at: base + at)
+            note(batch: base + at, baseOffset: offset, partition: partition.pointee.id, &state)
+            // Written after the checkpoint, so not counted in it.
+            if BatchHeader(at: base + at + StoredBatch.stampBytes).isLost {
+                partition.pointee.lostRecords += StoredBatch.endOffset(at: base + at) - offset
+            }
             at += StoredBatch.bytes(at: base + at)
         }
     }
@@ -599,6 +602,7 @@ public struct Recovery {
         let id = partition.pointee.id
         partition.pointee.log.epoch += 1
         partition.pointee.lostRecords += reserved - end
+        partition.pointee.declaredLost = end ..< reserved
         let time = max(partition.pointee.log.lastAppendTime, options.now.nanoseconds)
         let lost = StoredBatch.lost(
             end ..< reserved, partition: PartitionID(rawValue: id),
