@@ -460,6 +460,19 @@ extension ShardMachine {
         }
     }
 
+    /// A deleted partition's chunks are not written any more: no checkpoint may wait for them. What is
+    /// being written is still waited for.
+    mutating func stopAwaiting(_ partition: UnsafeMutablePointer<Partition>) {
+        var chunk = partition.pointee.log.unwritten
+        while let current = chunk {
+            if current.pointee.isAwaited {
+                current.pointee.isAwaited = false
+                checkpointer.awaitedChunks -= 1
+            }
+            chunk = current.pointee.next
+        }
+    }
+
     /// Frees deleted partitions once nothing touches them, and removes their files once the deletion
     /// is durable.
     mutating func buryPartitions() {

@@ -16,7 +16,7 @@ struct Scenario: Sendable, CustomStringConvertible {
     static let all: [Scenario] = [
         publishSynced, publishMemory, mixedLevels, acks, segmentRoll, recycling, createAndDelete,
         alter, producerRetry, fullJournal, crashInRecovery, killThenPowerCut, namedProducer,
-        quietPartition, orderlyStop, coldReads,
+        quietPartition, orderlyStop, coldReads, deleteBusy,
     ]
 
     private static func client(_ runner: ScenarioRunner) throws -> SimulatedClient {
@@ -294,5 +294,24 @@ struct Scenario: Sendable, CustomStringConvertible {
             runner.publish(client, producer, queue[0], records: 2, bytes: 600)
             runner.settle(client, queue)
         }
+    }
+
+    static let deleteBusy = Scenario(name: "busy queues deleted while others go on") { runner in
+        let client = try client(runner)
+        let orders = runner.createQueue(client, "orders")
+        let producer = try producer(runner, client)
+        for round in 0 ..< 12 {
+            let name = "busy-\(round)"
+            let busy = runner.createQueue(client, name, partitions: 3)
+            for _ in 0 ..< 6 {
+                for partition in busy {
+                    runner.publish(client, producer, partition, records: 3, bytes: 900)
+                }
+            }
+            runner.publish(client, producer, orders[0], records: 3, bytes: 900)
+            runner.settle(client, orders)
+            runner.deleteQueue(client, name)
+        }
+        runner.settle(client, orders)
     }
 }

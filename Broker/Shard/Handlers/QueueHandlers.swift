@@ -76,6 +76,7 @@ extension ShardMachine {
                     message: "queue \(queue.name) was deleted"))
         }
         endSubscriptions()
+        for place in places { stopAwaiting(state.partitions[place]) }
         dyingPartitions += places
         return reply(request, Empty())
     }
