@@ -83,7 +83,12 @@ let package = Package(
         library("BrokerBasics", "Protocol/Basics", uses: ["CChecksum"]),
         library("WireProtocol", "Protocol/Wire", uses: ["BrokerBasics"]),
 
-        library("LogStorage", "Broker/Log", uses: ["BrokerBasics", "WireProtocol"]),
+        library(
+            "LogStorage",
+            "Broker/Log",
+            uses: ["BrokerBasics", "WireProtocol"],
+            exclude: ["README.md"]
+        ),
         library("BrokerCore", "Broker/Core", uses: ["BrokerBasics", "WireProtocol", "LogStorage"]),
         library(
             "BrokerShard",

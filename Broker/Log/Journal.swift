@@ -241,7 +241,7 @@ public struct Journal: ~Copyable {
     /// The next write to issue, if a slot is free and something waits.
     ///
     /// - Parameter sealing: write the open group even when it is empty, to attest what is durable.
-    /// - Returns: the group's number (the caller's token) and the operation for `JournalFile`s.
+    /// - Returns: the group's number (the caller's token) and the write.
     public mutating func nextWrite(
         now: Instant, sealing: Bool = false
     ) -> (number: UInt64, operation: StorageOperation)? {

@@ -173,7 +173,7 @@ extension ShardMachine {
         }
     }
 
-    /// One place that names every opcode; each has a file in `Handlers`.
+    /// One place that names every opcode; their handlers are in `Handlers`, a file per subject.
     private mutating func handle(
         _ index: Int32, _ connection: UnsafeMutablePointer<Connection>, _ header: FrameHeader,
         _ frame: UnsafeRawPointer

@@ -1,7 +1,7 @@
 internal import BrokerBasics
 package import LogStorage
 
-/// Every bound of a shard, by name. All of them are shown by `server status`.
+/// Every bound of a shard, by name. Those that clients run into are shown by `server status`.
 package struct ShardLimits: Sendable, Equatable {
     package var connectionsMax = 16_384
     /// The largest frame that is accepted; HELLO may agree on less.

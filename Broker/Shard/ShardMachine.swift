@@ -51,14 +51,14 @@ package struct ShardMachine: ~Copyable {
         var frame: [UInt8]
     }
     var deferred: Fifo<DeferredReply>
-    /// The last group with a change that a control reply may show.
-    /// Subscriptions that can't go on.
+    /// A subscription that can't go on.
     struct Ending {
         var subscription: Int32
         var status: StatusCode
         var message: String
     }
     var endings: [Ending] = []
+    /// The last group with a change that a control reply may show.
     var lastChangeGroup: UInt64?
     var appliedGroup: UInt64 = 0
 
@@ -152,7 +152,8 @@ package struct ShardMachine: ~Copyable {
 
     // MARK: inputs
 
-    /// The two clocks of this duty cycle. Wall time that steps back is held, never followed.
+    /// The two clocks of this duty cycle. Wall time may step back; a partition's append times do not
+    /// follow it.
     @inline(__always)
     package mutating func begin(now: Instant) { self.now = now }
 

@@ -29,7 +29,7 @@ public enum FrameError: Error, Equatable {
 ///  8 u64 correlation   ties a reply to its request; deliver: records delivered so far
 /// 16 u32 stream        publish: partition id; consume: the client's subscription id
 /// 20 u32 argument      request: deadline in µs from arrival, 0 none; deliver: partition id
-/// 24 u16 status        replies only
+/// 24 u16 status        0 in requests
 /// 26 u16 tlv_bytes     optional fields at the front of the body
 /// 28 u32 checksum      CRC32C of bytes 0 ..< 28 and the body (publish, deliver: the TLVs only)
 /// ```

@@ -234,7 +234,7 @@ extension ShardMachine {
         return writeBehind.takePace(bytes)
     }
 
-    /// True when more than 60 % of the journal, or of the tails' memory, waits for write-behind.
+    /// True when more than 60 % of the journal waits for write-behind and a checkpoint.
     private var isUnderPressure: Bool {
         journal.usedBytes > journal.geometry.capacity / 10 * 6
     }
