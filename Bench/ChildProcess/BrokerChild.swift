@@ -52,7 +52,9 @@ package final class BrokerChild: Sendable {
             options.executable,
             arguments: options.arguments,
             output: .file(logPath),
-            errors: .file(logPath)
+            errors: .file(logPath),
+            // They would be settings of this broker, or options that it does not know.
+            hiddenVariables: "MILLRACE_"
         )
     }
 

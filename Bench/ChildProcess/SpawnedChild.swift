@@ -40,13 +40,16 @@ package final class SpawnedChild: Sendable {
     /// number after that.
     private let end = Mutex<ChildEnd?>(nil)
 
-    /// - Parameter executable: a path, or a name that is searched for in `PATH`.
+    /// - Parameters:
+    ///   - executable: a path, or a name that is searched for in `PATH`.
+    ///   - hiddenVariables: it does not get the environment's variables that begin so.
     package init(
         _ executable: String,
         arguments: [String],
         input: String? = nil,
         output: Output = .none,
-        errors: Output = .none
+        errors: Output = .none,
+        hiddenVariables: String? = nil
     ) throws(ChildFailure) {
         var actions = posix_spawn_file_actions_t()
         var attributes = posix_spawnattr_t()
@@ -87,12 +90,28 @@ package final class SpawnedChild: Sendable {
         var words: [UnsafeMutablePointer<CChar>?] = ([executable] + arguments).map { strdup($0) }
         words.append(nil)
         defer { for word in words { free(word) } }
+        var variables = Self.variables(hiding: hiddenVariables)
+        variables.append(nil)
         var process: pid_t = 0
-        let code = posix_spawnp(&process, executable, &actions, &attributes, words, environ)
+        let code = posix_spawnp(&process, executable, &actions, &attributes, words, variables)
         guard code == 0 else {
             throw ChildFailure("starting \(executable) failed: \(String(cString: strerror(code)))")
         }
         processID = process
+    }
+
+    private static func variables(hiding prefix: String?) -> [UnsafeMutablePointer<CChar>?] {
+        var kept: [UnsafeMutablePointer<CChar>?] = []
+        var next = environ
+        while let variable = next.pointee {
+            if let prefix, strncmp(variable, prefix, strlen(prefix)) == 0 {
+                // Left out.
+            } else {
+                kept.append(variable)
+            }
+            next += 1
+        }
+        return kept
     }
 
     deinit {

@@ -190,6 +190,9 @@ import WireProtocol
             producers.allSatisfy { $0.progress.inFlight < 32 * 16 }
         }
         for producer in producers { producer.finish() }
+        try wait("for the last confirms", broker, queues) {
+            producers.allSatisfy { $0.progress.inFlight == 0 }
+        }
         let histories = queues.map { $0.producers.map { $0.join() } }
         for queue in queues {
             let ends = try broker.describe(queue.name).partitions.sorted { $0.index < $1.index }

@@ -37,6 +37,19 @@ import Testing
         )
     }
 
+    @Test("a process gets the environment but for what is hidden from it")
+    func variables() throws {
+        setenv("CHILDTEST_A", "1", 1)
+        defer { unsetenv("CHILDTEST_A") }
+        let script = "test \"$CHILDTEST_A\" = 1 && test -n \"$PATH\""
+        for (hidden, code) in [(nil, 0), ("CHILDTEST_", 1), ("CHILDTEST_AB", 0)]
+            as [(String?, Int32)]
+        {
+            let child = try SpawnedChild("sh", arguments: ["-c", script], hiddenVariables: hidden)
+            #expect(child.wait(timeoutMilliseconds: 10_000) == .exited(code))
+        }
+    }
+
     @Test("a program that is not there, or fails, is said by name")
     func failures() {
         #expect(throws: ChildFailure.self) {
