@@ -96,7 +96,9 @@ public struct ProducerTable: ~Copyable {
         case duplicate(UInt64?)
         /// Something before it is missing.
         case gap(expected: UInt64)
-        /// A later epoch of the same producer is at work.
+        /// Begins with what is stored and goes beyond it: a retry must be the same batch.
+        case overlap
+        /// Another epoch of the same producer is at work.
         case fenced
         /// Expired, or never opened: whether it was stored before can't be known.
         case unknown
@@ -181,16 +183,16 @@ public struct ProducerTable: ~Copyable {
     ) -> Verdict {
         guard let progress = find(producer, partition) else {
             guard let known = producers[producer] else { return .unknown }
-            guard epoch == known.epoch else { return epoch < known.epoch ? .fenced : .unknown }
+            guard epoch == known.epoch else { return .fenced }
             return sequence == 0 || anyStart ? .accept : .gap(expected: 0)
         }
         guard epoch == progress.pointee.epoch else {
-            return epoch < progress.pointee.epoch ? .fenced : .unknown
+            return .fenced
         }
         let next = progress.pointee.nextSequence
         if sequence == next { return .accept }
         if sequence > next { return progress.pointee.mayJump ? .accept : .gap(expected: next) }
-        guard sequence &+ records <= next else { return .gap(expected: next) }
+        guard sequence &+ records <= next else { return .overlap }
         return .duplicate(progress.pointee.offset(of: sequence))
     }
 

@@ -380,8 +380,6 @@ public struct StorageFaults: Sendable, Equatable {
     public var reservationIgnored = false
     /// A group's cursor is left out of checkpoints.
     public var cursorNotCheckpointed = false
-    /// A batch at offsets below the partition's end is appended again in replay.
-    public var replayAppendsTwice = false
 
     public init() {}
 }

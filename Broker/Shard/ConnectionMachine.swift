@@ -204,6 +204,15 @@ extension ShardMachine {
             drain(index)
             return .closed
         }
+        if opcode.changesState {
+            if let failure = counters.storageFailure {
+                return refuse(
+                    request, .storageFailed, "this shard stopped confirming: \(failure)")
+            }
+            guard stage == .ready else {
+                return refuse(request, .shuttingDown, "the server is stopping; nothing was done")
+            }
+        }
         switch opcode {
         case .hello: return hello(request)
         case .ping: return reply(request, Empty())

@@ -83,6 +83,7 @@ package struct ShardMachine: ~Copyable {
     /// What the loop says of host and settings, for `server describe`.
     package var hostFacts: [Pair] = []
     var stopDeadline = MonotonicTime.never
+    private var failureIsUntold = false
     /// Lines for the log that the loop takes out.
     package var events: [ShardEvent] = []
 
@@ -234,6 +235,7 @@ package struct ShardMachine: ~Copyable {
     package mutating func advance() {
         applyDurable()
         dispatch()
+        if failureIsUntold { tellFailure() }
         answerWaiting()
         answerImmediate()
         advanceColdReads()
@@ -293,6 +295,20 @@ package struct ShardMachine: ~Copyable {
         guard counters.storageFailure == nil else { return }
         counters.storageFailure = failure.description
         events.append(.storageFailed(failure.description))
+        failureIsUntold = true
+    }
+
+    /// Whoever waits for an answer that will never come is told, and its connection closes.
+    private mutating func tellFailure() {
+        failureIsUntold = false
+        let status = StatusCode.storageFailed
+        let refusal = Refusal(
+            errorClass: status.errorClass.rawValue,
+            message: "this shard stopped confirming: \(counters.storageFailure ?? "")")
+        for index in connections.indices where !connections[index].pointee.waiting.isEmpty {
+            push(.error, stream: 0, status: status, refusal, to: index)
+            drain(index)
+        }
     }
 
     var hasFailed: Bool { counters.storageFailure != nil }
@@ -310,10 +326,12 @@ package struct ShardMachine: ~Copyable {
                 }
                 wakesParked = true
             }
-            while let reply = deferred.first, reply.group < durable {
-                guard deliver(deferredReply: reply) else { break }
-                deferred.removeFirst()
-            }
+        }
+        // One connection that is not read holds back its own replies only.
+        for _ in 0 ..< deferred.count {
+            guard let reply = deferred.first else { break }
+            deferred.removeFirst()
+            if reply.group >= durable || !deliver(deferredReply: reply) { deferred.append(reply) }
         }
         let committed = faults.deliverBeforeSync ? journal.openGroup + 1 : durable
         while let touch = touches.first, touch.group < committed {

@@ -31,6 +31,17 @@ public enum Opcode: UInt16, Sendable, CaseIterable {
 
     case error = 0xFF01
 
+    /// True for control requests that change what must survive.
+    @inlinable public var changesState: Bool {
+        switch self {
+        case .queueCreate, .queueAlter, .queueDelete, .producerOpen, .subscribe: true
+        case .hello, .ping, .goodbye, .queueDescribe, .queueList, .publish, .confirm, .unsubscribe,
+            .credit, .deliver, .ack, .assignment, .ended, .groupDescribe, .groupList,
+            .serverDescribe, .error:
+            false
+        }
+    }
+
     /// True when the frame's checksum covers its header and TLVs only, because the body is batches,
     /// which carry their own.
     @inlinable public var carriesBatches: Bool { self == .publish || self == .deliver }

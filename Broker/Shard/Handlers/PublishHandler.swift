@@ -96,7 +96,9 @@ extension ShardMachine {
         if isMemory {
             guard reserveOffsets(partition, upTo: baseOffset &+ records) else { return .park }
         }
-        guard pace(storedBytes), connection.pointee.waiting.count < limits.confirmRunsMax else {
+        guard pace(storedBytes), connection.pointee.waiting.count < limits.confirmRunsMax,
+            connection.pointee.immediate.count < limits.confirmRunsMax
+        else {
             return .park
         }
         guard
@@ -265,9 +267,14 @@ extension ShardMachine {
             return refusePublish(
                 index, header, .sequenceGap,
                 "sequence \(sequence) for \(name), but \(expected) is next; resend from there")
+        case .overlap:
+            return refusePublish(
+                index, header, .batchInvalid,
+                "sequence \(sequence) for \(name) is stored, and the batch goes beyond what is: a "
+                    + "retry must be the same batch")
         case .fenced:
             return refusePublish(
-                index, header, .producerFenced, "a later epoch of this producer is at work")
+                index, header, .producerFenced, "another epoch of this producer is at work")
         case .unknown:
             return refusePublish(
                 index, header, .producerUnknown,

@@ -7,7 +7,9 @@ extension ShardMachine {
     /// HELLO: agrees on a version and a frame size, and says who the server is.
     mutating func hello(_ request: Request) -> Outcome {
         guard let hello = try? HelloRequest(body: request.body) else {
-            return refuse(request, .badRequest, "HELLO's body can't be read")
+            _ = refuse(request, .badRequest, "HELLO's body can't be read")
+            drain(request.connection)
+            return .closed
         }
         let connection = connections[request.connection]
         guard connection.pointee.state == .fresh else {
@@ -22,9 +24,11 @@ extension ShardMachine {
             return .closed
         }
         guard hello.frameBytesMax >= 4096 else {
-            return refuse(
+            _ = refuse(
                 request, .badRequest,
                 "frames of \(hello.frameBytesMax) bytes are too small; 4096 is the least")
+            drain(request.connection)
+            return .closed
         }
         connection.pointee.state = .ready
         connection.pointee.clientName = String(hello.clientName.prefix(255))
