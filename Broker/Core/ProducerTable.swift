@@ -96,7 +96,9 @@ public struct ProducerTable: ~Copyable {
         case duplicate(UInt64?)
         /// Something before it is missing.
         case gap(expected: UInt64)
-        /// A later epoch of the same producer is at work.
+        /// Stored in part: no retry of a batch as it was.
+        case overlap(expected: UInt64)
+        /// Another epoch of the same producer is at work.
         case fenced
         /// Expired, or never opened: whether it was stored before can't be known.
         case unknown
@@ -181,16 +183,14 @@ public struct ProducerTable: ~Copyable {
     ) -> Verdict {
         guard let progress = find(producer, partition) else {
             guard let known = producers[producer] else { return .unknown }
-            guard epoch == known.epoch else { return epoch < known.epoch ? .fenced : .unknown }
+            guard epoch == known.epoch else { return .fenced }
             return sequence == 0 || anyStart ? .accept : .gap(expected: 0)
         }
-        guard epoch == progress.pointee.epoch else {
-            return epoch < progress.pointee.epoch ? .fenced : .unknown
-        }
+        guard epoch == progress.pointee.epoch else { return .fenced }
         let next = progress.pointee.nextSequence
         if sequence == next { return .accept }
         if sequence > next { return progress.pointee.mayJump ? .accept : .gap(expected: next) }
-        guard sequence &+ records <= next else { return .gap(expected: next) }
+        guard sequence &+ records <= next else { return .overlap(expected: next) }
         return .duplicate(progress.pointee.offset(of: sequence))
     }
 
