@@ -51,7 +51,10 @@ package struct ShardMachine: ~Copyable {
         var frame: [UInt8]
     }
     var deferred: Fifo<DeferredReply>
-    /// The last group with a change that a control reply may show.
+    /// Frames for connections without room for them now.
+    var blocked: Fifo<DeferredReply>
+    var blockedPass: UInt64 = 0
+    var wakesBlocked = false
     /// Subscriptions that can't go on.
     struct Ending {
         var subscription: Int32
@@ -59,6 +62,7 @@ package struct ShardMachine: ~Copyable {
         var message: String
     }
     var endings: [Ending] = []
+    /// The last group with a change that a control reply may show.
     var lastChangeGroup: UInt64?
     var appliedGroup: UInt64 = 0
 
@@ -126,6 +130,7 @@ package struct ShardMachine: ~Copyable {
         touches = Fifo(capacity: 1024)
         reservations = Fifo(capacity: 64)
         deferred = Fifo(capacity: 64)
+        blocked = Fifo(capacity: 64)
         dirtyPartitions = Fifo(capacity: 1024)
         sendList = Fifo(capacity: 256)
         immediateList = Fifo(capacity: 256)
@@ -204,7 +209,10 @@ package struct ShardMachine: ~Copyable {
         counters.sentBytes &+= UInt64(result)
         if let rest = connection.pointee.send.sent(Int(result), pool: &sendPool) { return rest }
         if connection.pointee.send.activeCount > 0 { listForSending(index) }
-        if connection.pointee.state == .draining, connection.pointee.send.isEmpty {
+        if connection.pointee.blockedCount > 0 { wakesBlocked = true }
+        if connection.pointee.state == .draining, connection.pointee.send.isEmpty,
+            connection.pointee.blockedCount == 0
+        {
             close(index, reason: .drained)
         }
         if connection.pointee.isDispatchBlocked, !connection.pointee.isDispatchListed {
@@ -232,6 +240,7 @@ package struct ShardMachine: ~Copyable {
     /// Draws the conclusions of this cycle's inputs. See the top of the file for the order.
     package mutating func advance() {
         applyDurable()
+        resumeBlocked()
         dispatch()
         answerWaiting()
         answerImmediate()
@@ -310,8 +319,8 @@ package struct ShardMachine: ~Copyable {
                 wakesParked = true
             }
             while let reply = deferred.first, reply.group < durable {
-                guard deliver(deferredReply: reply) else { break }
                 deferred.removeFirst()
+                deliver(deferredReply: reply)
             }
         }
         let committed = faults.deliverBeforeSync ? journal.openGroup + 1 : durable
@@ -526,7 +535,13 @@ package struct ShardMachine: ~Copyable {
         evictIfNeeded()
         buryPartitions()
         expireProducers()
-        for index in connections.indices where connections[index].pointee.state == .fresh {
+        // Memory for send buffers may have come back from another connection.
+        wakesBlocked = true
+        for place in 0 ..< connections.limit {
+            let index = Int32(place)
+            guard connections.contains(index), connections[index].pointee.state == .fresh else {
+                continue
+            }
             if now.monotonic.since(connections[index].pointee.openedAt) > limits.helloNanoseconds {
                 close(index, reason: .silent)
             }

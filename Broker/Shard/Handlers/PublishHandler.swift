@@ -265,6 +265,11 @@ extension ShardMachine {
             return refusePublish(
                 index, header, .sequenceGap,
                 "sequence \(sequence) for \(name), but \(expected) is next; resend from there")
+        case .overlap(let expected):
+            return refusePublish(
+                index, header, .batchInvalid,
+                "sequences \(sequence) ..< \(sequence + records) for \(name) are stored below "
+                    + "\(expected) only; a retry repeats its batch as it was")
         case .fenced:
             return refusePublish(
                 index, header, .producerFenced, "a later epoch of this producer is at work")
