@@ -150,6 +150,15 @@ let package = Package(
                 "BrokerTestSupport",
             ]
         ),
+        // Counts allocations while a flag is set; stands in front of malloc in the test program.
+        .target(name: "CAllocationCount", path: "Tests/CAllocationCount"),
+        tests(
+            "BrokerShardTests",
+            of: [
+                "BrokerBasics", "WireProtocol", "LogStorage", "BrokerCore", "BrokerShard",
+                "BrokerTestSupport", "CAllocationCount",
+            ]
+        ),
         tests("BrokerBasicsTests", of: ["BrokerBasics"]),
         tests("WireProtocolTests", of: ["BrokerBasics", "WireProtocol"], exclude: ["Golden"]),
         library("BlockingClient", "Protocol/Client", uses: ["BrokerBasics", "WireProtocol"]),

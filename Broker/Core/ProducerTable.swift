@@ -96,8 +96,8 @@ public struct ProducerTable: ~Copyable {
         case duplicate(UInt64?)
         /// Something before it is missing.
         case gap(expected: UInt64)
-        /// Begins with what is stored and goes beyond it: a retry must be the same batch.
-        case overlap
+        /// Stored in part: no retry of a batch as it was.
+        case overlap(expected: UInt64)
         /// Another epoch of the same producer is at work.
         case fenced
         /// Expired, or never opened: whether it was stored before can't be known.
@@ -186,13 +186,11 @@ public struct ProducerTable: ~Copyable {
             guard epoch == known.epoch else { return .fenced }
             return sequence == 0 || anyStart ? .accept : .gap(expected: 0)
         }
-        guard epoch == progress.pointee.epoch else {
-            return .fenced
-        }
+        guard epoch == progress.pointee.epoch else { return .fenced }
         let next = progress.pointee.nextSequence
         if sequence == next { return .accept }
         if sequence > next { return progress.pointee.mayJump ? .accept : .gap(expected: next) }
-        guard sequence &+ records <= next else { return .overlap }
+        guard sequence &+ records <= next else { return .overlap(expected: next) }
         return .duplicate(progress.pointee.offset(of: sequence))
     }
 

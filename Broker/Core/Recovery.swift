@@ -231,10 +231,18 @@ public struct Recovery {
     private func requireUnused(_ identity: Identity) throws(RecoveryError) {
         let segments = try storing { () throws(StorageFailure) in try storage.list(.segments) }
         let scanner = JournalScanner(storage: storage, identity: identity, limits: options.limits)
-        let scan = try scanner.scan(
-            from: 0, durable: 0, termStart: .init(position: 0, term: .max), progress: { _ in }
-        ) { _ throws(RecoveryError) in }
-        guard segments.isEmpty, scan.tornBytes == 0 else {
+        var isUsed = !segments.isEmpty
+        do throws(RecoveryError) {
+            let scan = try scanner.scan(
+                from: 0, durable: 0, termStart: .init(position: 0, term: .max), progress: { _ in }
+            ) { _ throws(RecoveryError) in }
+            if scan.tornBytes > 0 { isUsed = true }
+        } catch {
+            // Groups that attest others: it is the checkpoint that is missing, not they.
+            guard case .journal = error else { throw error }
+            isUsed = true
+        }
+        guard !isUsed else {
             throw .damaged(
                 file: StorageDirectory.checkpoints.rawValue, offset: 0,
                 what: "the directory was in use, but no whole checkpoint is left. Restore it from a "
@@ -350,7 +358,11 @@ public struct Recovery {
         _ state: inout DurableState
     ) {
         let header = BatchHeader(at: base + StoredBatch.stampBytes)
-        guard header.producerID != 0, !header.isLost else { return }
+        // Segments are read after the journal: an epoch that was fenced since, or a producer that
+        // expired, does not come back.
+        guard header.producerID != 0, !header.isLost,
+            state.producers.producers[header.producerID]?.epoch == header.producerEpoch
+        else { return }
         let progress = state.producers.insert(
             header.producerID, partition, epoch: header.producerEpoch)
         progress.pointee.epoch = header.producerEpoch

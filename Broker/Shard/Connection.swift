@@ -36,6 +36,10 @@ package struct Connection {
 
     package var send = SendBuffer()
     package var isSendListed = false
+    /// Frames that wait for room in the send buffer, in the shard's `blocked`.
+    package var blockedCount = 0
+    /// The last pass over `blocked` that found no room here.
+    package var blockedPass: UInt64 = 0
     /// A reader of this connection waits for room in the send buffer.
     package var isDispatchBlocked = false
     package var isDispatchListed = false
@@ -84,13 +88,12 @@ package struct Connection {
     }
 
     /// Drops the first `count` bytes of the kept input; a large buffer is not kept empty.
-    package mutating func consumed(_ count: Int, now: MonotonicTime) {
+    package mutating func consumed(_ count: Int) {
         guard let input else { return }
         inputCount -= count
         if inputCount > 0 {
             if count > 0 {
                 input.copyMemory(from: input + count, byteCount: inputCount)
-                inputSince = now
             }
         } else if inputCapacity > 64 * 1024 {
             input.deallocate()

@@ -79,7 +79,7 @@ extension ShardMachine {
         guard connection.pointee.state != .closed, connection.pointee.state != .draining else {
             return nil
         }
-        connection.pointee.consumed(used, now: now.monotonic)
+        connection.pointee.consumed(used)
         return taken
     }
 
@@ -121,7 +121,8 @@ extension ShardMachine {
                 return count
             }
             let outcome =
-                header.opcode == Opcode.publish.rawValue && connection.pointee.state == .ready
+                header.opcode == Opcode.publish.rawValue && header.flags == 0
+                    && connection.pointee.state == .ready
                 ? publish(index, connection, header, frame)
                 : handle(index, connection, header, frame)
             switch outcome {
@@ -164,7 +165,7 @@ extension ShardMachine {
             guard connection.pointee.state != .closed, connection.pointee.state != .draining else {
                 continue
             }
-            connection.pointee.consumed(used, now: now.monotonic)
+            connection.pointee.consumed(used)
             if !connection.pointee.isParked {
                 connection.pointee.needsResume = true
                 connection.pointee.needsPause = false
@@ -184,9 +185,16 @@ extension ShardMachine {
             start: frame + FrameHeader.byteCount + Int(header.tlvBytes),
             count: header.bodyBytes - Int(header.tlvBytes))
         // A reply to a control request must fit behind what waits: else the request waits.
-        guard connection.pointee.send.free(pool: sendPool) >= 4096 || connection.pointee.send.isEmpty
+        guard connection.pointee.blockedCount == 0,
+            connection.pointee.send.free(pool: sendPool) >= 4096 || connection.pointee.send.isEmpty
         else { return .park }
         let request = Request(connection: index, header: header, body: body)
+        let named = header.flags == 0 ? Opcode(rawValue: header.opcode) : nil
+        guard connection.pointee.state == .ready || named == .hello || named == .ping else {
+            _ = refuse(request, .helloExpected, "the first frame must be HELLO")
+            drain(index)
+            return .closed
+        }
         let fields = OptionalFields.check(tlvs)
         guard fields == .ok else {
             return refuse(request, fields, "the frame's optional fields: \(fields.name)")
@@ -196,13 +204,11 @@ extension ShardMachine {
                 request, .deadlineExceeded,
                 "the deadline of \(header.argument) µs passed before the request was worked on")
         }
-        guard let opcode = Opcode(rawValue: header.opcode), !header.isReply else {
+        guard let opcode = named else {
             return refuse(request, .unknownOpcode, "opcode \(header.opcode) is not a request")
         }
-        guard connection.pointee.state == .ready || opcode == .hello || opcode == .ping else {
-            _ = refuse(request, .helloExpected, "the first frame must be HELLO")
-            drain(index)
-            return .closed
+        if let failure = counters.storageFailure, !isAnswered(afterFailure: opcode) {
+            return refuse(request, .storageFailed, "this shard stopped confirming: \(failure)")
         }
         if opcode.changesState {
             if let failure = counters.storageFailure {
@@ -231,6 +237,17 @@ extension ShardMachine {
         case .serverDescribe: return serverDescribe(request)
         case .goodbye, .publish, .confirm, .deliver, .assignment, .ended, .error:
             return refuse(request, .unknownOpcode, "\(opcode) is not a request")
+        }
+    }
+
+    /// After a failed write nothing is changed any more, and what was changed but is not durable is
+    /// not shown.
+    private func isAnswered(afterFailure opcode: Opcode) -> Bool {
+        switch opcode {
+        case .queueCreate, .queueAlter, .queueDelete, .producerOpen: false
+        case .queueDescribe, .queueList, .groupDescribe, .groupList, .subscribe:
+            (lastChangeGroup ?? 0) < journal.durableGroup
+        default: true
         }
     }
 
@@ -264,22 +281,70 @@ extension ShardMachine {
                 request, .frameTooLarge,
                 "the reply has \(frame.count) bytes; ask for less, or agree on larger frames")
         }
-        if let group = lastChangeGroup, group >= journal.durableGroup, !faults.confirmBeforeSync {
+        if let group = lastChangeGroup, group >= journal.durableGroup, !faults.confirmBeforeSync,
+            !hasFailed
+        {
             deferred.append(
                 DeferredReply(
                     group: group, connection: request.connection,
                     generation: connections[request.connection].pointee.generation, frame: frame))
             return .done
         }
-        return write(frame, to: request.connection) ? .done : .park
+        // The request is done: it is not tried again, only its answer waits for room.
+        writeOrBlock(frame, to: request.connection)
+        return .done
     }
 
-    mutating func deliver(deferredReply reply: DeferredReply) -> Bool {
-        guard connections.contains(reply.connection),
-            connections[reply.connection].pointee.generation == reply.generation,
-            connections[reply.connection].pointee.state != .closed
-        else { return true }
-        return write(reply.frame, to: reply.connection)
+    mutating func deliver(deferredReply reply: DeferredReply) {
+        guard isOpen(reply) else { return }
+        writeOrBlock(reply.frame, to: reply.connection)
+    }
+
+    private func isOpen(_ reply: DeferredReply) -> Bool {
+        connections.contains(reply.connection)
+            && connections[reply.connection].pointee.generation == reply.generation
+            && connections[reply.connection].pointee.state != .closed
+    }
+
+    /// Writes a frame, or keeps it until there is room. While one is kept, those behind it are too,
+    /// the connection's deliveries and requests wait, and nobody else's do.
+    @discardableResult
+    private mutating func writeOrBlock(_ frame: [UInt8], to index: Int32) -> Bool {
+        let connection = connections[index]
+        if connection.pointee.blockedCount == 0, write(frame, to: index) { return true }
+        connection.pointee.blockedCount += 1
+        blocked.append(
+            DeferredReply(
+                group: 0, connection: index, generation: connection.pointee.generation,
+                frame: frame))
+        return false
+    }
+
+    /// Tries what was kept for want of room, each connection's frames in their order.
+    mutating func resumeBlocked() {
+        guard wakesBlocked, !blocked.isEmpty else { return }
+        wakesBlocked = false
+        blockedPass += 1
+        for _ in 0 ..< blocked.count {
+            guard let reply = blocked.first else { return }
+            blocked.removeFirst()
+            guard isOpen(reply) else { continue }
+            let connection = connections[reply.connection]
+            guard connection.pointee.blockedPass != blockedPass,
+                write(reply.frame, to: reply.connection)
+            else {
+                connection.pointee.blockedPass = blockedPass
+                blocked.append(reply)
+                continue
+            }
+            connection.pointee.blockedCount -= 1
+            guard connection.pointee.blockedCount == 0 else { continue }
+            wakesParked = true
+            if connection.pointee.isDispatchBlocked, !connection.pointee.isDispatchListed {
+                connection.pointee.isDispatchListed = true
+                dispatchList.append(reply.connection)
+            }
+        }
     }
 
     /// Refuses a request with a sentence; the connection lives.
@@ -305,16 +370,10 @@ extension ShardMachine {
         _ opcode: Opcode, stream: UInt32, status: StatusCode = .ok, _ message: some WireMessage,
         to index: Int32
     ) -> Bool {
-        let frame = FrameHeader(
-            opcode: opcode, flags: FrameHeader.pushFlag, stream: stream, status: status
-        ).frame(body: message.encoded)
-        if write(frame, to: index) { return true }
-        // No room: it goes out in order behind what waits, as a reply that depends on nothing.
-        deferred.append(
-            DeferredReply(
-                group: 0, connection: index, generation: connections[index].pointee.generation,
-                frame: frame))
-        return false
+        let flags = FrameHeader.pushFlag | (opcode == .error ? FrameHeader.errorFlag : 0)
+        let frame = FrameHeader(opcode: opcode, flags: flags, stream: stream, status: status)
+            .frame(body: message.encoded)
+        return writeOrBlock(frame, to: index)
     }
 
     private mutating func write(_ frame: [UInt8], to index: Int32) -> Bool {

@@ -70,6 +70,9 @@ extension ShardMachine {
         let subscription = subscriptions[reader.pointee.subscription]
         let connection = connections[subscription.pointee.connection]
         guard connection.pointee.state == .ready else { return }
+        guard connection.pointee.blockedCount == 0 else {
+            return waitForSend(reader, subscription, connection)
+        }
         while true {
             guard reader.pointee.nextOffset < partition.pointee.committed else {
                 reader.pointee.enter(.idle, now: now.monotonic)
@@ -154,6 +157,7 @@ extension ShardMachine {
         let free = connection.pointee.send.free(pool: sendPool)
         let runMax = min(free, Int(connection.pointee.frameBytesMax)) - FrameHeader.byteCount
         var run = 0
+        var last = base
         var records: UInt64 = 0
         var next = reader.pointee.nextOffset
         if reader.pointee.notBefore > 0 {
@@ -170,6 +174,7 @@ extension ShardMachine {
             if end > committed { break }
             if run &+ bytes > runMax { break }
             run &+= bytes
+            last = batch
             records &+= UInt64((batch + StoredBatch.stampBytes).u16(10))
             next = end
             if records >= recordsLeft || UInt64(run) >= bytesLeft { break }
@@ -207,6 +212,14 @@ extension ShardMachine {
         connection.pointee.send.commit(frameBytes)
         listForSending(subscription.pointee.connection)
         reader.pointee.nextOffset = next
+        if StoredBatch.epoch(at: last) != reader.pointee.epoch {
+            var first = base
+            while StoredBatch.epoch(at: first) != StoredBatch.epoch(at: last) {
+                first += StoredBatch.bytes(at: first)
+            }
+            reader.pointee.epoch = StoredBatch.epoch(at: last)
+            reader.pointee.epochFrom = StoredBatch.baseOffset(at: first)
+        }
         reader.pointee.enter(.delivering, now: now.monotonic)
         partition.pointee.deliveredRecords &+= records
         partition.pointee.deliveredBytes &+= UInt64(run)
@@ -292,6 +305,8 @@ extension ShardMachine {
     }
 
     mutating func dropSubscription(_ index: Int32) {
+        // Its number may be another's before the ending is told.
+        endings.removeAll { $0.subscription == index }
         let subscription = subscriptions[index]
         while subscription.pointee.firstReader >= 0 {
             removeReader(subscription.pointee.firstReader)

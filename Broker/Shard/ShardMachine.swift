@@ -51,6 +51,10 @@ package struct ShardMachine: ~Copyable {
         var frame: [UInt8]
     }
     var deferred: Fifo<DeferredReply>
+    /// Frames for connections without room for them now.
+    var blocked: Fifo<DeferredReply>
+    var blockedPass: UInt64 = 0
+    var wakesBlocked = false
     /// A subscription that can't go on.
     struct Ending {
         var subscription: Int32
@@ -127,6 +131,7 @@ package struct ShardMachine: ~Copyable {
         touches = Fifo(capacity: 1024)
         reservations = Fifo(capacity: 64)
         deferred = Fifo(capacity: 64)
+        blocked = Fifo(capacity: 64)
         dirtyPartitions = Fifo(capacity: 1024)
         sendList = Fifo(capacity: 256)
         immediateList = Fifo(capacity: 256)
@@ -206,7 +211,10 @@ package struct ShardMachine: ~Copyable {
         counters.sentBytes &+= UInt64(result)
         if let rest = connection.pointee.send.sent(Int(result), pool: &sendPool) { return rest }
         if connection.pointee.send.activeCount > 0 { listForSending(index) }
-        if connection.pointee.state == .draining, connection.pointee.send.isEmpty {
+        if connection.pointee.blockedCount > 0 { wakesBlocked = true }
+        if connection.pointee.state == .draining, connection.pointee.send.isEmpty,
+            connection.pointee.blockedCount == 0
+        {
             close(index, reason: .drained)
         }
         if connection.pointee.isDispatchBlocked, !connection.pointee.isDispatchListed {
@@ -234,6 +242,7 @@ package struct ShardMachine: ~Copyable {
     /// Draws the conclusions of this cycle's inputs. See the top of the file for the order.
     package mutating func advance() {
         applyDurable()
+        resumeBlocked()
         dispatch()
         if failureIsUntold { tellFailure() }
         answerWaiting()
@@ -326,12 +335,10 @@ package struct ShardMachine: ~Copyable {
                 }
                 wakesParked = true
             }
-        }
-        // One connection that is not read holds back its own replies only.
-        for _ in 0 ..< deferred.count {
-            guard let reply = deferred.first else { break }
-            deferred.removeFirst()
-            if reply.group >= durable || !deliver(deferredReply: reply) { deferred.append(reply) }
+            while let reply = deferred.first, reply.group < durable {
+                deferred.removeFirst()
+                deliver(deferredReply: reply)
+            }
         }
         let committed = faults.deliverBeforeSync ? journal.openGroup + 1 : durable
         while let touch = touches.first, touch.group < committed {
@@ -545,7 +552,13 @@ package struct ShardMachine: ~Copyable {
         evictIfNeeded()
         buryPartitions()
         expireProducers()
-        for index in connections.indices where connections[index].pointee.state == .fresh {
+        // Memory for send buffers may have come back from another connection.
+        wakesBlocked = true
+        for place in 0 ..< connections.limit {
+            let index = Int32(place)
+            guard connections.contains(index), connections[index].pointee.state == .fresh else {
+                continue
+            }
             if now.monotonic.since(connections[index].pointee.openedAt) > limits.helloNanoseconds {
                 close(index, reason: .silent)
             }

@@ -67,6 +67,9 @@ package struct Reader {
     package var nextOffset: UInt64
     /// Batches appended before are passed over; 0 when not asked for.
     package var notBefore: UInt64
+    /// The epoch of what was delivered last, and the first offset delivered of it.
+    package var epoch: UInt32 = 0
+    package var epochFrom: UInt64 = 0
     /// Where in the tail it stands; `nil` when that must be looked up, or it reads segments.
     package var chunk: UnsafeMutablePointer<TailChunk>?
     package var byteInChunk = 0

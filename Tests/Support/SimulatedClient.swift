@@ -23,6 +23,9 @@ package final class SimulatedClient {
     private unowned let shard: SimulatedShard
     package var isPaused = false
     package var isClosed = false
+    /// False: what is sent to it stays in flight, as when a program does not read its socket.
+    package var isReading = true
+    var heldSend: (UnsafeRawPointer, Int)?
     private var input: [UInt8] = []
     private var outbox: [UInt8] = []
     private var nextCorrelation: UInt64 = 1

@@ -98,12 +98,14 @@ package final class SimulatedShard {
 
     // MARK: connections
 
-    package func connect(_ name: String = "client") -> SimulatedClient? {
+    package func connect(
+        _ name: String = "client", sayingHello: Bool = true
+    ) -> SimulatedClient? {
         cycle()
         guard let index = machine.opened(peer: "sim") else { return nil }
         let client = SimulatedClient(index: index, shard: self)
         clients[index] = client
-        client.hello(name)
+        if sayingHello { client.hello(name) }
         return client
     }
 
@@ -111,6 +113,16 @@ package final class SimulatedShard {
         bytes.withUnsafeBytes { buffer in
             guard let base = buffer.baseAddress else { return }
             machine.received(index, base, count: buffer.count)
+        }
+        cycle()
+    }
+
+    /// A client that did not read its socket reads it again.
+    package func readAgain(_ client: SimulatedClient) {
+        client.isReading = true
+        if let (bytes, count) = client.heldSend {
+            client.heldSend = nil
+            carryOut(.send(connection: client.index, bytes: bytes, count: count))
         }
         cycle()
     }
@@ -145,6 +157,10 @@ package final class SimulatedShard {
     private func carryOut(_ effect: Effect) {
         switch effect {
         case .send(let index, let bytes, let count):
+            if clients[index]?.isReading == false {
+                clients[index]?.heldSend = (bytes, count)
+                return
+            }
             clients[index]?.take(
                 [UInt8](UnsafeRawBufferPointer(start: bytes, count: count)))
             var rest = machine.sent(index, result: Int32(count))

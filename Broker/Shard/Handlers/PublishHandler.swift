@@ -267,11 +267,11 @@ extension ShardMachine {
             return refusePublish(
                 index, header, .sequenceGap,
                 "sequence \(sequence) for \(name), but \(expected) is next; resend from there")
-        case .overlap:
+        case .overlap(let expected):
             return refusePublish(
                 index, header, .batchInvalid,
-                "sequence \(sequence) for \(name) is stored, and the batch goes beyond what is: a "
-                    + "retry must be the same batch")
+                "sequences \(sequence) ..< \(sequence + records) for \(name) are stored below "
+                    + "\(expected) only; a retry repeats its batch as it was")
         case .fenced:
             return refusePublish(
                 index, header, .producerFenced, "another epoch of this producer is at work")

@@ -7,28 +7,22 @@ extension ShardMachine {
     /// HELLO: agrees on a version and a frame size, and says who the server is.
     mutating func hello(_ request: Request) -> Outcome {
         guard let hello = try? HelloRequest(body: request.body) else {
-            _ = refuse(request, .badRequest, "HELLO's body can't be read")
-            drain(request.connection)
-            return .closed
+            return refuseHello(request, .badRequest, "HELLO's body can't be read")
         }
         let connection = connections[request.connection]
         guard connection.pointee.state == .fresh else {
             return refuse(request, .badRequest, "HELLO was said before on this connection")
         }
         guard hello.versionMin <= FrameHeader.version, hello.versionMax >= FrameHeader.version else {
-            _ = refuse(
+            return refuseHello(
                 request, .unsupportedVersion,
                 "this server speaks version \(FrameHeader.version); the client offers "
                     + "\(hello.versionMin) to \(hello.versionMax)")
-            drain(request.connection)
-            return .closed
         }
         guard hello.frameBytesMax >= 4096 else {
-            _ = refuse(
+            return refuseHello(
                 request, .badRequest,
                 "frames of \(hello.frameBytesMax) bytes are too small; 4096 is the least")
-            drain(request.connection)
-            return .closed
         }
         connection.pointee.state = .ready
         connection.pointee.clientName = String(hello.clientName.prefix(255))
@@ -39,6 +33,16 @@ extension ShardMachine {
                 version: FrameHeader.version, features: 0,
                 frameBytesMax: connection.pointee.frameBytesMax, serverID: identity.serverID,
                 serverEpoch: term, shards: addresses))
+    }
+
+    /// Without a HELLO nothing follows: the connection closes.
+    private mutating func refuseHello(
+        _ request: Request, _ status: StatusCode, _ message: String
+    ) -> Outcome {
+        let outcome = refuse(request, status, message)
+        guard connections[request.connection].pointee.state == .fresh else { return outcome }
+        drain(request.connection)
+        return .closed
     }
 
     mutating func producerOpen(_ request: Request) -> Outcome {

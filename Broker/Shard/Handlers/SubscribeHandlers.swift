@@ -110,6 +110,12 @@ extension ShardMachine {
                     outcome: refuse(
                         request, .nameInvalid, "\"\(subscribe.group)\" is no name for a group")))
         }
+        if let failure = counters.storageFailure {
+            return .failure(
+                Stop(
+                    outcome: refuse(
+                        request, .storageFailed, "this shard stopped confirming: \(failure)")))
+        }
         let cursors = places.map { place in
             let partition = state.partitions[place]
             // A cursor lies below what is committed: an offset beyond it could be taken back.
@@ -276,7 +282,9 @@ extension ShardMachine {
                 "partition \(ack.partition) is not assigned to this subscription")
         }
         let partition = state.partitions[place]
-        guard ack.epoch <= partition.pointee.log.epoch, ack.epoch > 0 else {
+        let isStale =
+            ack.epoch < reader.pointee.epoch && ack.offset > reader.pointee.epochFrom
+        guard ack.epoch <= partition.pointee.log.epoch, ack.epoch > 0, !isStale else {
             return refuse(
                 request, .epochFenced,
                 "epoch \(ack.epoch), but partition \(ack.partition) is at "

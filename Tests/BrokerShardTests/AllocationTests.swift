@@ -1,0 +1,195 @@
+import BrokerBasics
+import BrokerCore
+import BrokerShard
+import BrokerTestSupport
+import CAllocationCount
+import Glibc
+import LogStorage
+import Testing
+import WireProtocol
+
+/// A loop around the machine that keeps nothing and allocates nothing of its own: operations are done
+/// as soon as they are asked for.
+private struct MeteredLoop: ~Copyable {
+    var machine: ShardMachine
+    private var effects = EffectBuffer(capacity: 4096)
+    private let done: UnsafeMutablePointer<(token: UInt64, result: Int32)>
+    private var doneCount = 0
+    private var now: UInt64 = 1_000_000_000
+    /// What the last frame sent to each connection began with.
+    private(set) var deliveredBytes = 0
+    private(set) var lastSent: [Int32: [UInt8]] = [:]
+    var keepsSent = true
+
+    init(limits: ShardLimits, geometry: JournalGeometry) throws {
+        let wall = WallTime(nanoseconds: 1_700_000_000_000_000_000)
+        let options = RecoveryOptions(
+            geometry: geometry, limits: limits.journal, chunkBytesMax: limits.chunkBytes,
+            tailBudgetBytes: limits.tailBytesMax, serverID: 7, journalID: 11, now: wall)
+        let recovered = try Recovery(storage: SimulatedDisk(), options: options).run()
+        machine = ShardMachine(
+            recovered: recovered, limits: limits, addresses: [],
+            now: Instant(monotonic: MonotonicTime(nanoseconds: now), wall: wall))
+        done = .allocate(capacity: 4096)
+    }
+    deinit { done.deallocate() }
+
+    /// One duty cycle, then the completions of what it asked for; only the machine is metered.
+    mutating func cycle() {
+        now += 1000
+        let instant = Instant(
+            monotonic: MonotonicTime(nanoseconds: now),
+            wall: WallTime(nanoseconds: 1_700_000_000_000_000_000 + now))
+        allocation_count_begin()
+        machine.begin(now: instant)
+        for place in 0 ..< doneCount {
+            machine.completed(token: done[place].token, result: done[place].result)
+        }
+        machine.advance()
+        machine.emit(into: &effects)
+        allocation_count_end()
+        doneCount = 0
+        for place in 0 ..< effects.count { carryOut(effects[place]) }
+        effects.removeAll()
+    }
+
+    private mutating func carryOut(_ effect: Effect) {
+        switch effect {
+        case .send(let index, let bytes, let count):
+            if keepsSent {
+                lastSent[index, default: []] += UnsafeRawBufferPointer(start: bytes, count: count)
+            }
+            allocation_count_begin()
+            _ = machine.sent(index, result: Int32(count))
+            allocation_count_end()
+        case .close(let index): machine.released(index)
+        case .pauseReceive, .resumeReceive: break
+        case .storage(let request):
+            let result: Int32
+            switch request.operation {
+            case .write(_, _, let bytes, _, _), .read(_, _, let bytes, _): result = Int32(bytes)
+            case .close: return
+            case .open, .allocate, .sync, .syncDirectory, .remove: result = 0
+            }
+            done[doneCount] = (request.token, result)
+            doneCount += 1
+        }
+    }
+
+    mutating func receive(_ index: Int32, _ bytes: UnsafeRawBufferPointer) {
+        guard let base = bytes.baseAddress else { return }
+        allocation_count_begin()
+        machine.received(index, base, count: bytes.count)
+        allocation_count_end()
+    }
+    mutating func say(_ index: Int32, _ frame: [UInt8]) {
+        frame.withUnsafeBytes { receive(index, $0) }
+        for _ in 0 ..< 8 { cycle() }
+    }
+}
+
+@Suite("Allocations", .serialized)
+struct AllocationTests {
+    @Test("the count sees what is allocated")
+    func countWorks() {
+        allocation_count_reset()
+        allocation_count_begin()
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: 100, alignment: 8)
+        let aligned = UnsafeMutableRawPointer.allocate(byteCount: 100, alignment: 4096)
+        let array = [UInt8](repeating: 1, count: 1000 + Int(getpid() & 1))
+        allocation_count_end()
+        #expect(allocation_count() >= 3)
+        #expect(array[5] == 1)
+        memory.deallocate()
+        aligned.deallocate()
+    }
+
+    @Test(
+        "a record that is published and delivered allocates nothing, once all is warm",
+        arguments: [DurabilityLevel.memory, .synced])
+    func steadyState(level: DurabilityLevel) throws {
+        var limits = ShardLimits()
+        limits.connectionsMax = 64
+        limits.frameBytesMax = 64 * 1024
+        limits.stagingBytes = 1 << 20
+        limits.chunkBytes = 4 << 20
+        limits.tailBytesMax = 64 << 20
+        limits.checkpointAfterNanoseconds = .seconds(10_000)
+        limits.memoryFlushNanoseconds = .seconds(10_000)
+        var loop = try MeteredLoop(
+            limits: limits, geometry: JournalGeometry(fileBytes: 32 << 20, fileCount: 4))
+        for _ in 0 ..< 100 where !loop.machine.isReady { loop.cycle() }
+        let isReady = loop.machine.isReady
+        try #require(isReady)
+        let opened = loop.machine.opened(peer: "producer")
+        let producer = try #require(opened)
+        let other = loop.machine.opened(peer: "consumer")
+        let consumer = try #require(other)
+        for index in [producer, consumer] {
+            loop.say(
+                index,
+                FrameHeader(opcode: .hello, correlation: 1)
+                    .frame(body: HelloRequest(clientName: "metered").encoded))
+        }
+        loop.say(
+            producer,
+            FrameHeader(opcode: .queueCreate, correlation: 2).frame(
+                body: QueueCreateRequest(name: "queue", partitions: 1, level: level).encoded))
+        loop.say(
+            consumer,
+            FrameHeader(opcode: .subscribe, correlation: 3, stream: 1).frame(
+                body: SubscribeRequest(queue: "queue", creditRecords: .max, creditBytes: .max)
+                    .encoded))
+        loop.say(
+            producer,
+            FrameHeader(opcode: .producerOpen, correlation: 4)
+                .frame(body: ProducerOpenRequest().encoded))
+        loop.keepsSent = false
+        let id = loop.machine.state.nextProducer - 1
+        let partition = loop.machine.state.nextPartition - 1
+
+        let warm = 10_000
+        let measured = 10_000
+        var frames: [UInt8] = []
+        for number in 0 ..< warm + measured {
+            frames += FrameHeader(
+                opcode: .publish, correlation: UInt64(100 + number), stream: partition
+            ).frame(
+                body: batch(
+                    ["record"], bytes: 64, producer: id, epoch: 1, sequence: UInt64(number)))
+        }
+        let frameBytes = frames.count / (warm + measured)
+        try #require(frames.count == frameBytes * (warm + measured))
+        // Eight publishes in one cycle, like a busy socket; and each eighth alone.
+        func publish(_ range: Range<Int>) {
+            frames.withUnsafeBytes { bytes in
+                var number = range.lowerBound
+                while number < range.upperBound {
+                    let run = min(number % 72 < 64 ? 16 : 1, range.upperBound - number)
+                    loop.receive(
+                        0 + producer,
+                        UnsafeRawBufferPointer(
+                            rebasing: bytes[
+                                number * frameBytes ..< (number + run) * frameBytes]))
+                    loop.cycle()
+                    number += run
+                }
+            }
+            for _ in 0 ..< 4 { loop.cycle() }
+        }
+        publish(0 ..< warm)
+        let before = loop.machine.counters
+        #expect(before.deliveredRecords == UInt64(warm))
+        allocation_count_reset()
+        publish(warm ..< warm + measured)
+        let count = allocation_count()
+        let after = loop.machine.counters
+        #expect(after.publishedRecords == UInt64(warm + measured))
+        #expect(after.deliveredRecords == UInt64(warm + measured))
+        #expect(after.confirmedRecords == UInt64(warm + measured))
+        #expect(after.checkpoints == before.checkpoints)
+        #expect(after.chunksWritten == before.chunksWritten)
+        if count > 0 { allocation_count_print_stack() }
+        #expect(count == 0, "\(count) allocations for \(measured) records at \(level)")
+    }
+}
