@@ -210,14 +210,8 @@ extension ShardMachine {
         if let failure = counters.storageFailure, !isAnswered(afterFailure: opcode) {
             return refuse(request, .storageFailed, "this shard stopped confirming: \(failure)")
         }
-        if opcode.changesState {
-            if let failure = counters.storageFailure {
-                return refuse(
-                    request, .storageFailed, "this shard stopped confirming: \(failure)")
-            }
-            guard stage == .ready else {
-                return refuse(request, .shuttingDown, "the server is stopping; nothing was done")
-            }
+        if opcode.changesState, stage != .ready {
+            return refuse(request, .shuttingDown, "the server is stopping; nothing was done")
         }
         switch opcode {
         case .hello: return hello(request)
@@ -295,12 +289,29 @@ extension ShardMachine {
         return .done
     }
 
+    /// Refuses a request that was taken in before.
+    mutating func refuseLate(
+        _ index: Int32, correlation: UInt64, stream: UInt32, _ status: StatusCode,
+        _ message: String
+    ) {
+        guard connections.contains(index), connections[index].pointee.state != .closed else {
+            return
+        }
+        counters.refusals &+= 1
+        let refusal = Refusal(errorClass: status.errorClass.rawValue, message: message)
+        writeOrBlock(
+            FrameHeader(
+                opcode: .error, flags: FrameHeader.replyFlag | FrameHeader.errorFlag,
+                correlation: correlation, stream: stream, status: status
+            ).frame(body: refusal.encoded), to: index)
+    }
+
     mutating func deliver(deferredReply reply: DeferredReply) {
         guard isOpen(reply) else { return }
         writeOrBlock(reply.frame, to: reply.connection)
     }
 
-    private func isOpen(_ reply: DeferredReply) -> Bool {
+    func isOpen(_ reply: DeferredReply) -> Bool {
         connections.contains(reply.connection)
             && connections[reply.connection].pointee.generation == reply.generation
             && connections[reply.connection].pointee.state != .closed

@@ -49,6 +49,12 @@ package struct ShardMachine: ~Copyable {
         var connection: Int32
         var generation: UInt32
         var frame: [UInt8]
+
+        var header: FrameHeader? {
+            frame.withUnsafeBytes { bytes in
+                bytes.baseAddress.flatMap { try? FrameHeader.decode($0) }
+            }
+        }
     }
     var deferred: Fifo<DeferredReply>
     /// Frames for connections without room for them now.
@@ -307,18 +313,31 @@ package struct ShardMachine: ~Copyable {
         failureIsUntold = true
     }
 
-    /// Whoever waits for an answer that will never come is told, and its connection closes.
+    /// Whoever waits for an answer that can't come any more is told so, request by request: whether it
+    /// was stored is unknown.
     private mutating func tellFailure() {
         failureIsUntold = false
-        let status = StatusCode.storageFailed
-        let refusal = Refusal(
-            errorClass: status.errorClass.rawValue,
-            message: "this shard stopped confirming: \(counters.storageFailure ?? "")")
-        for index in connections.indices where !connections[index].pointee.waiting.isEmpty {
-            push(.error, stream: 0, status: status, refusal, to: index)
-            drain(index)
+        let message = "this shard stopped confirming: \(counters.storageFailure ?? "")"
+        for index in connections.indices {
+            while let answer = connections[index].pointee.waiting.first {
+                connections[index].pointee.waiting.removeFirst()
+                for request in 0 ..< UInt64(answer.entry.requests) {
+                    refuseLate(
+                        index, correlation: answer.entry.correlation + request,
+                        stream: answer.kind == .ack ? answer.stream : answer.entry.partition,
+                        .storageFailed, message)
+                }
+            }
+        }
+        while let reply = deferred.first {
+            deferred.removeFirst()
+            guard isOpen(reply), let header = reply.header else { continue }
+            refuseLate(
+                reply.connection, correlation: header.correlation, stream: header.stream,
+                .storageFailed, message)
         }
     }
+
 
     var hasFailed: Bool { counters.storageFailure != nil }
 

@@ -374,6 +374,7 @@ struct SemanticsTests {
         }
         fixture.shard.pass(milliseconds: 12_000)
         #expect(client.confirm(of: lost) == nil)
+        #expect(client.status(of: lost) == .storageFailed)
         #expect(client.confirms.count == confirmed)
         // What was not stored is not shown, and who asks is answered.
         #expect(
