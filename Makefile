@@ -35,8 +35,8 @@ test: dependencies ## set up what is missing, build, run all tests: what CI runs
 	$(SWIFT) build $(CONFIGURATION) --build-tests
 	$(SWIFT) test $(CONFIGURATION) --skip-build
 
-torture: dependencies ## the long versions: crash enumeration, kills, power cuts [FILTER=Torture]
-	MILLRACE_TORTURE=1 $(SWIFT) test $(CONFIGURATION) --filter "$(or $(FILTER),Torture)"
+torture: dependencies ## the long versions: 200 kills, 40 seeds of crash enumeration [FILTER=NAME]
+	MILLRACE_TORTURE=1 $(SWIFT) test $(CONFIGURATION) --filter "$(or $(FILTER),Torture|CrashEnumeration)"
 
 bench: dependencies ## every row of the README's table, beside its baseline
 	Bench/run.sh
