@@ -110,6 +110,17 @@ int millrace_pin(int cpu) {
     return sched_setaffinity(0, sizeof(set), &set) == 0 ? 0 : errno;
 }
 
+int millrace_set_affinity(int thread, uint64_t cpus) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    for (int cpu = 0; cpu < 64; cpu++) {
+        if (cpus & (1ull << cpu)) CPU_SET(cpu, &set);
+    }
+    return sched_setaffinity(thread, sizeof(set), &set) == 0 ? 0 : errno;
+}
+
+int millrace_direct_flag(void) { return O_DIRECT; }
+
 uint64_t millrace_allowed_cpus(void) {
     cpu_set_t set;
     CPU_ZERO(&set);

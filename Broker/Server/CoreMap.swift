@@ -12,11 +12,7 @@ package enum CoreMap {
     package static func keepOff(cpu: Int) -> [Int] {
         let others = CoreControl.allowedCPUs.filter { $0 != cpu }
         guard !others.isEmpty else { return [] }
-        var set = cpu_set_t()
-        withUnsafeMutableBytes(of: &set) { bytes in
-            // A cpu_set_t is an array of words; on a little-endian machine bit n is in byte n / 8.
-            for other in others { bytes[other / 8] |= 1 << UInt8(other % 8) }
-        }
+        let map = others.reduce(UInt64(0)) { $0 | 1 << UInt64($1) }
         guard let threads = opendir("/proc/self/task") else { return [] }
         defer { closedir(threads) }
         while let entry = readdir(threads) {
@@ -24,7 +20,7 @@ package enum CoreMap {
                 String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
             }
             guard let thread = Int32(name) else { continue }
-            sched_setaffinity(thread, MemoryLayout<cpu_set_t>.size, &set)
+            _ = millrace_set_affinity(thread, map)
         }
         return others
     }

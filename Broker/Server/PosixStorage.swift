@@ -62,7 +62,7 @@ package final class PosixStorage: RecoveryStorage {
         if reading?.file != file {
             if let reading { close(reading.fd) }
             reading = nil
-            var fd = Glibc.open(path(file), O_RDONLY | O_DIRECT | O_CLOEXEC)
+            var fd = Glibc.open(path(file), O_RDONLY | millrace_direct_flag() | O_CLOEXEC)
             if fd < 0, errno == EINVAL { fd = Glibc.open(path(file), O_RDONLY | O_CLOEXEC) }
             guard fd >= 0 else { throw failure("opening", path(file)) }
             reading = (file, fd)
@@ -101,7 +101,7 @@ package final class PosixStorage: RecoveryStorage {
 
     package func makeZeroed(_ file: FileName, bytes: UInt64) throws(StorageFailure) {
         var fd = Glibc.open(
-            path(file), O_WRONLY | O_CREAT | O_TRUNC | O_DIRECT | O_CLOEXEC, 0o640)
+            path(file), O_WRONLY | O_CREAT | O_TRUNC | millrace_direct_flag() | O_CLOEXEC, 0o640)
         if fd < 0, errno == EINVAL { fd = try open(file, O_WRONLY | O_CREAT | O_TRUNC) }
         guard fd >= 0 else { throw failure("making", path(file)) }
         defer { close(fd) }

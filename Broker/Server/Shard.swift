@@ -84,7 +84,7 @@ package struct Shard: ~Copyable {
             repeating: -1, count: journalFiles + machine.limits.filesMax + 1)
         for index in 0 ..< journalFiles {
             files[index] = try Self.open(
-                FileName.journal(index).path, root, O_RDWR | (opensDirect ? O_DIRECT : 0))
+                FileName.journal(index).path, root, O_RDWR | (opensDirect ? millrace_direct_flag() : 0))
         }
         let memory = machine.journal.memory
         var region = iovec(iov_base: memory.baseAddress, iov_len: memory.count)
@@ -414,7 +414,7 @@ package struct Shard: ~Copyable {
         case .open(let slot, let name, let create):
             opens[request.token] = slot
             let flags =
-                (create ? O_RDWR | O_CREAT : O_RDONLY) | (opensDirect ? O_DIRECT : 0) | O_CLOEXEC
+                (create ? O_RDWR | O_CREAT : O_RDONLY) | (opensDirect ? millrace_direct_flag() : 0) | O_CLOEXEC
             io_uring_prep_openat(entry, root, keep(name.path), flags, 0o640)
         case .close(let slot):
             io_uring_prep_close(entry, files[Int(slot)])

@@ -3,7 +3,11 @@
 #ifndef MILLRACE_CLINUX_H
 #define MILLRACE_CLINUX_H
 
-// No _GNU_SOURCE here: it changes `fd_set`, and Swift refuses two definitions of one type.
+// The feature macros are settled here, as every other C module has them: liburing.h would define
+// _XOPEN_SOURCE, which renames a field of `fd_set`, and Swift refuses two definitions of one type.
+// For the same reason there is no _GNU_SOURCE.
+#include <features.h>
+#include <sys/select.h>
 // The kernel's header before liburing's copy: they share an include guard, and a module that also
 // sees swift-system's C module must find one definition.
 #include <linux/io_uring.h>
@@ -77,6 +81,10 @@ int millrace_set_slice(uint64_t nanoseconds);
 void millrace_name_thread(const char *_Nonnull name);
 /// Pins the calling thread to one CPU. Returns 0 or an errno.
 int millrace_pin(int cpu);
+/// Lets `thread` run on the CPUs of a bitmap of the first 64. Returns 0 or an errno.
+int millrace_set_affinity(int thread, uint64_t cpus);
+/// O_DIRECT, which only _GNU_SOURCE names.
+int millrace_direct_flag(void);
 /// The CPUs that the process may run on, as a bitmap of the first 64.
 uint64_t millrace_allowed_cpus(void);
 
