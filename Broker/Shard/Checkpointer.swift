@@ -47,6 +47,7 @@ package struct Checkpointer {
     fileprivate var syncs: [Sync] = []
     fileprivate var syncing: [Sync?] = []
     fileprivate var syncsLeft = 0
+    fileprivate var syncsInFlight = 0
     fileprivate var requests: [StorageRequest] = []
     fileprivate var memory: UnsafeMutableRawPointer?
     fileprivate var memoryBytes = 0
@@ -321,11 +322,11 @@ extension ShardMachine {
 
     mutating func emitCheckpoint(into effects: inout EffectBuffer) {
         while !effects.isFull, checkpointer.phase == .syncing,
-            checkpointer.syncing.count - (checkpointer.syncing.filter { $0 == nil }).count
-                < limits.syncsMax,
+            checkpointer.syncsInFlight < limits.syncsMax,
             let sync = checkpointer.syncs.popLast()
         {
             checkpointer.syncing.append(sync)
+            checkpointer.syncsInFlight += 1
             effects.append(
                 .storage(
                     StorageRequest(
@@ -360,6 +361,7 @@ extension ShardMachine {
                 return
             }
             checkpointer.syncing[place] = nil
+            checkpointer.syncsInFlight -= 1
             checkpointer.syncsLeft -= 1
             synced(sync)
         case .syncDirectory:

@@ -27,7 +27,8 @@ package struct ShardLimits: Sendable, Equatable {
     package var chunkBytes = 256 * 1024
     package var segmentBytes: UInt64 = 256 << 20
     package var writesBehindMax = 4
-    package var syncsMax = 4
+    /// Segment syncs in flight: a filesystem journal commits those that wait together at once.
+    package var syncsMax = 16
     package var coldReadsMax = 8
     package var filesMax = 4096
     /// Offsets that a `memory` partition reserves in the journal at once.
