@@ -112,7 +112,7 @@ package enum OptionTable {
         ),
         size(
             "tail-memory",
-            "memory for the newest records of all partitions",
+            "memory for the newest records of all partitions, taken at the start",
             (1 << 20)...(1 << 40),
             \.limits.tailBytesMax
         ),

@@ -37,12 +37,11 @@ public struct DurableState: ~Copyable {
     }
 
     deinit {
-        // The tails' memory belongs to no array that would free itself.
+        // The chunks' descriptors belong to no array that would free itself.
         for index in 0 ..< partitions.limit where partitions.contains(Int32(index)) {
             var chunk = partitions[Int32(index)].pointee.log.oldest
             while let current = chunk {
                 chunk = current.pointee.next
-                current.pointee.memory.deallocate()
                 current.deallocate()
             }
         }

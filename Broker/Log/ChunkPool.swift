@@ -52,42 +52,63 @@ public struct TailChunk {
     }
 }
 
+// How it works. The budget is one stretch of memory, cut into slabs of the largest chunk's size. A
+// slab is free, lent whole, part of a run of slabs that is lent to one oversized chunk, or split into
+// pieces of one smaller size; it is free again with the last of its pieces. Two kinds of doubly
+// linked lists, by index: the free slabs, and per size the split slabs that have room.
+
 /// Lends the memory of tails from a fixed budget, in four sizes, so that a partition with one small
 /// record does not hold what a busy one needs.
 ///
-/// Owned by one shard. What is given back is kept for the next use; growth is up to the budget.
+/// Owned by one shard. The memory is mapped once, in huge pages where there are any.
 public struct ChunkPool: ~Copyable {
     public typealias Chunk = UnsafeMutablePointer<TailChunk>
+
+    private struct Slab {
+        var previous: Int32 = -1
+        var next: Int32 = -1
+        /// The size it is split into, or `free` or `oversized`.
+        var sizeClass = ChunkPool.free
+        var usedPieces: Int32 = 0
+        /// Pieces that were lent at least once; the rest lie behind them.
+        var madePieces: Int32 = 0
+        /// Pieces that came back, linked through their first bytes.
+        var freePieces: UnsafeMutableRawPointer?
+    }
 
     /// The largest ordinary chunk: what write-behind writes at once. A larger batch gets a chunk of
     /// its own.
     public let chunkBytesMax: Int
-    public let budgetBytes: Int
-    /// Memory taken from the system, lent or kept.
-    public private(set) var reservedBytes = 0
-    /// Memory in chunks that are in use.
+    /// Memory of the slabs that are not free.
     public private(set) var usedBytes = 0
 
     private static let classCount = 4
+    private static let largest = 3
     private static let oversized = 4
-    private var free: InlineArray<4, UnsafeMutableRawPointer?> = .init(repeating: nil)
+    private static let free = -1
+    private let memory: AlignedMemory
+    private let slabs: UnsafeMutablePointer<Slab>
+    private let slabCount: Int
+    /// Per size, the first slab with room; of the largest size, the first free slab.
+    private var firstWithRoom: InlineArray<4, Int32> = .init(repeating: -1)
     private var freeDescriptors: Chunk?
 
+    /// - Parameters:
+    ///   - chunkBytesMax: whole blocks.
+    ///   - budgetBytes: used as far as it holds whole chunks.
     public init(chunkBytesMax: Int, budgetBytes: Int) {
         invariant(
             chunkBytesMax % ChunkHeader.blockBytes == 0, "a chunk of \(chunkBytesMax) is no blocks")
         self.chunkBytesMax = chunkBytesMax
-        self.budgetBytes = budgetBytes
+        slabCount = budgetBytes / chunkBytesMax
+        memory = AlignedMemory(byteCount: slabCount * chunkBytesMax)
+        slabs = .allocate(capacity: slabCount)
+        slabs.initialize(repeating: Slab(), count: slabCount)
+        for slab in (0 ..< slabCount).reversed() { link(slab, Self.largest) }
     }
 
     deinit {
-        for sizeClass in 0 ..< Self.classCount {
-            var kept = free[sizeClass]
-            while let memory = kept {
-                kept = memory.load(as: UnsafeMutableRawPointer?.self)
-                memory.deallocate()
-            }
-        }
+        slabs.deallocate()
         var kept = freeDescriptors
         while let descriptor = kept {
             kept = descriptor.pointee.next
@@ -95,65 +116,129 @@ public struct ChunkPool: ~Copyable {
         }
     }
 
-    /// Class 3 is the largest; each below is a quarter, but no less than a block.
+    /// Takes the whole budget from the system now: see `AlignedMemory.takeNow`.
+    @discardableResult
+    public func takeNow() -> Bool { memory.takeNow() }
+
+    // MARK: slabs
+
+    /// Class 3 is the largest; each below is a quarter, in blocks.
     private func classBytes(_ sizeClass: Int) -> Int {
-        max(ChunkHeader.blockBytes, chunkBytesMax >> (2 * (Self.classCount - 1 - sizeClass)))
+        let block = ChunkHeader.blockBytes
+        return max(block, chunkBytesMax >> (2 * (Self.largest - sizeClass)) / block * block)
     }
+
+    private mutating func link(_ slab: Int, _ list: Int) {
+        let head = firstWithRoom[list]
+        slabs[slab].previous = -1
+        slabs[slab].next = head
+        if head >= 0 { slabs[Int(head)].previous = Int32(slab) }
+        firstWithRoom[list] = Int32(slab)
+    }
+
+    private mutating func unlink(_ slab: Int, _ list: Int) {
+        let (previous, next) = (slabs[slab].previous, slabs[slab].next)
+        if previous >= 0 { slabs[Int(previous)].next = next } else { firstWithRoom[list] = next }
+        if next >= 0 { slabs[Int(next)].previous = previous }
+    }
+
+    private mutating func claim(_ slab: Int, as sizeClass: Int) {
+        unlink(slab, Self.largest)
+        slabs[slab] = Slab(sizeClass: sizeClass)
+        usedBytes += chunkBytesMax
+    }
+
+    private mutating func setFree(_ slab: Int) {
+        slabs[slab] = Slab()
+        link(slab, Self.largest)
+        usedBytes -= chunkBytesMax
+    }
+
+    private func start(of slab: Int) -> UnsafeMutableRawPointer {
+        memory.base + slab * chunkBytesMax
+    }
+
+    private mutating func takePiece(_ sizeClass: Int) -> UnsafeMutableRawPointer? {
+        if firstWithRoom[sizeClass] < 0 {
+            let slab = Int(firstWithRoom[Self.largest])
+            guard slab >= 0 else { return nil }
+            claim(slab, as: sizeClass)
+            link(slab, sizeClass)
+        }
+        let index = Int(firstWithRoom[sizeClass])
+        let slab = slabs + index
+        let bytes = classBytes(sizeClass)
+        let piece: UnsafeMutableRawPointer
+        if let kept = slab.pointee.freePieces {
+            piece = kept
+            slab.pointee.freePieces = kept.load(as: UnsafeMutableRawPointer?.self)
+        } else {
+            piece = start(of: index) + Int(slab.pointee.madePieces) * bytes
+            slab.pointee.madePieces += 1
+        }
+        slab.pointee.usedPieces += 1
+        if Int(slab.pointee.usedPieces) == chunkBytesMax / bytes { unlink(index, sizeClass) }
+        return piece
+    }
+
+    private mutating func givePiece(_ piece: UnsafeMutableRawPointer, _ sizeClass: Int) {
+        let index = (piece - memory.base) / chunkBytesMax
+        let slab = slabs + index
+        let wasFull = Int(slab.pointee.usedPieces) == chunkBytesMax / classBytes(sizeClass)
+        slab.pointee.usedPieces -= 1
+        if slab.pointee.usedPieces == 0 {
+            if !wasFull { unlink(index, sizeClass) }
+            setFree(index)
+            return
+        }
+        piece.storeBytes(of: slab.pointee.freePieces, as: UnsafeMutableRawPointer?.self)
+        slab.pointee.freePieces = piece
+        if wasFull { link(index, sizeClass) }
+    }
+
+    /// The first run of free slabs that holds `bytes`.
+    private mutating func takeRun(_ bytes: Int) -> UnsafeMutableRawPointer? {
+        let wanted = (bytes + chunkBytesMax - 1) / chunkBytesMax
+        var found = 0
+        for slab in 0 ..< slabCount {
+            found = slabs[slab].sizeClass == Self.free ? found + 1 : 0
+            guard found == wanted else { continue }
+            for index in slab + 1 - wanted ... slab { claim(index, as: Self.oversized) }
+            return start(of: slab + 1 - wanted)
+        }
+        return nil
+    }
+
+    // MARK: memory of chunks
 
     private mutating func takeMemory(
         _ bytes: Int, atLeastClass: Int
     ) -> (UnsafeMutableRawPointer, Int, Int)? {
         var sizeClass = atLeastClass
         while sizeClass < Self.classCount, classBytes(sizeClass) < bytes { sizeClass += 1 }
-        if sizeClass < Self.classCount {
-            let capacity = classBytes(sizeClass)
-            if let memory = free[sizeClass] {
-                free[sizeClass] = memory.load(as: UnsafeMutableRawPointer?.self)
-                usedBytes += capacity
-                return (memory, capacity, sizeClass)
-            }
-            guard reservedBytes + capacity <= budgetBytes || releaseKept(capacity) else {
-                return nil
-            }
-            reservedBytes += capacity
-            usedBytes += capacity
-            return (
-                .allocate(byteCount: capacity, alignment: ChunkHeader.blockBytes), capacity,
-                sizeClass
-            )
+        if sizeClass < Self.largest {
+            return takePiece(sizeClass).map { ($0, classBytes(sizeClass), sizeClass) }
+        }
+        if sizeClass == Self.largest {
+            let slab = Int(firstWithRoom[Self.largest])
+            guard slab >= 0 else { return nil }
+            claim(slab, as: Self.largest)
+            return (start(of: slab), chunkBytesMax, Self.largest)
         }
         let capacity = bytes.roundedUp(to: ChunkHeader.blockBytes)
-        guard reservedBytes + capacity <= budgetBytes || releaseKept(capacity) else { return nil }
-        reservedBytes += capacity
-        usedBytes += capacity
-        return (
-            .allocate(byteCount: capacity, alignment: ChunkHeader.blockBytes), capacity,
-            Self.oversized
-        )
-    }
-
-    /// Frees kept memory of any class until `bytes` fit into the budget.
-    private mutating func releaseKept(_ bytes: Int) -> Bool {
-        for sizeClass in (0 ..< Self.classCount).reversed() {
-            while reservedBytes + bytes > budgetBytes, let memory = free[sizeClass] {
-                free[sizeClass] = memory.load(as: UnsafeMutableRawPointer?.self)
-                memory.deallocate()
-                reservedBytes -= classBytes(sizeClass)
-            }
-        }
-        return reservedBytes + bytes <= budgetBytes
+        return takeRun(capacity).map { ($0, capacity, Self.oversized) }
     }
 
     private mutating func giveMemory(
         _ memory: UnsafeMutableRawPointer, capacity: Int, sizeClass: Int
     ) {
-        usedBytes -= capacity
-        if sizeClass == Self.oversized {
-            memory.deallocate()
-            reservedBytes -= capacity
-        } else {
-            memory.storeBytes(of: free[sizeClass], as: UnsafeMutableRawPointer?.self)
-            free[sizeClass] = memory
+        if sizeClass < Self.largest {
+            givePiece(memory, sizeClass)
+            return
+        }
+        let first = (memory - self.memory.base) / chunkBytesMax
+        for slab in first ..< first + (capacity + chunkBytesMax - 1) / chunkBytesMax {
+            setFree(slab)
         }
     }
 
@@ -165,7 +250,7 @@ public struct ChunkPool: ~Copyable {
     ) -> Chunk? {
         guard
             let (memory, capacity, sizeClass) = takeMemory(
-                ChunkHeader.byteCount + batchBytes, atLeastClass: busy ? Self.classCount - 1 : 0)
+                ChunkHeader.byteCount + batchBytes, atLeastClass: busy ? Self.largest : 0)
         else { return nil }
         let chunk: Chunk
         if let kept = freeDescriptors {
@@ -186,7 +271,7 @@ public struct ChunkPool: ~Copyable {
     /// - Returns: false when it can't grow that far; it is then as it was.
     public mutating func grow(_ chunk: Chunk, toHold batchBytes: Int) -> Bool {
         let needed = chunk.pointee.used + batchBytes
-        guard needed <= chunkBytesMax, chunk.pointee.sizeClass < Self.classCount - 1,
+        guard needed <= chunkBytesMax, chunk.pointee.sizeClass < Self.largest,
             let (memory, capacity, sizeClass) = takeMemory(
                 needed, atLeastClass: chunk.pointee.sizeClass + 1)
         else { return false }

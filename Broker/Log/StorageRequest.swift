@@ -140,21 +140,3 @@ public protocol RecoveryStorage: AnyObject {
     func syncDirectory(_ directory: StorageDirectory) throws(StorageFailure)
     func remove(_ file: FileName) throws(StorageFailure)
 }
-
-/// Memory aligned for direct I/O, freed with its owner.
-public struct AlignedMemory: ~Copyable {
-    public static let alignment = 4096
-    public let base: UnsafeMutableRawPointer
-    public let byteCount: Int
-
-    public init(byteCount: Int) {
-        self.byteCount = byteCount
-        base = .allocate(byteCount: max(byteCount, 1), alignment: Self.alignment)
-        base.initializeMemory(as: UInt8.self, repeating: 0, count: byteCount)
-    }
-    deinit { base.deallocate() }
-
-    public var buffer: UnsafeMutableRawBufferPointer {
-        UnsafeMutableRawBufferPointer(start: base, count: byteCount)
-    }
-}

@@ -157,6 +157,31 @@ package struct HostFacts: Sendable {
         )
     }
 
+    /// Memory that can be taken without swapping: what the kernel estimates, or what the control group
+    /// leaves when that is less. `nil` when neither says.
+    package static func availableMemory() -> UInt64? {
+        let table = SystemText.read("/proc/meminfo") ?? ""
+        let group = SystemText.line("/sys/fs/cgroup/memory.max").flatMap { OptionValue.number($0) }
+        let used = SystemText.line("/sys/fs/cgroup/memory.current").flatMap { OptionValue.number($0) }
+        return availableMemory(table: table, groupLimit: group, groupUsed: used)
+    }
+
+    /// - Parameter table: the text of /proc/meminfo.
+    package static func availableMemory(
+        table: String,
+        groupLimit: UInt64?,
+        groupUsed: UInt64?
+    ) -> UInt64? {
+        var found: UInt64?
+        for line in table.split(separator: "\n") where line.hasPrefix("MemAvailable:") {
+            let words = line.split(separator: " ")
+            found = words.count == 3 ? OptionValue.number(words[1]).map { $0 * 1024 } : nil
+        }
+        guard let groupLimit else { return found }
+        let left = groupLimit - min(groupLimit, groupUsed ?? 0)
+        return min(found ?? left, left)
+    }
+
     private static func processorName() -> String {
         for line in (SystemText.read("/proc/cpuinfo") ?? "").split(separator: "\n")
         where line.hasPrefix("model name") {

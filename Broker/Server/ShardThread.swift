@@ -18,11 +18,13 @@ package struct ShardConfiguration: Sendable {
     package var addresses: [ShardAddress]
     package var usesDirectIO: Bool
     package var hostFacts: [Pair]
+    /// Take the tails' memory from the system before serving, not as records come.
+    package var takesMemory: Bool
 
     package init(
         dataDirectory: String, limits: ShardLimits, geometry: JournalGeometry,
         idle: IdleStrategy, cpu: Int?, listeners: [Int32], addresses: [ShardAddress],
-        usesDirectIO: Bool, hostFacts: [Pair]
+        usesDirectIO: Bool, hostFacts: [Pair], takesMemory: Bool
     ) {
         self.dataDirectory = dataDirectory
         self.limits = limits
@@ -33,6 +35,7 @@ package struct ShardConfiguration: Sendable {
         self.addresses = addresses
         self.usesDirectIO = usesDirectIO
         self.hostFacts = hostFacts
+        self.takesMemory = takesMemory
     }
 }
 
@@ -115,6 +118,7 @@ package enum ShardThread {
                     "\(conflict) (the journal's size is that of the data directory, set when it was "
                         + "made)")
             }
+            if configuration.takesMemory { recovered.state.pool.takeNow() }
             let report = recovered.report
             let serverID = recovered.identity.serverID
             let geometry = recovered.identity.geometry

@@ -422,9 +422,10 @@ extension ShardMachine {
     /// Drops durable chunks, oldest first, while the tails use more than three quarters of their
     /// memory.
     ///
-    /// - Parameter force: a publish found no memory at all.
+    /// - Parameter force: a publish found no memory. When there should be some, it was for a batch
+    ///   larger than a chunk, which needs chunks that lie side by side: half of all makes room.
     mutating func evictIfNeeded(force: Bool = false) {
-        let goal = limits.tailBytesMax / 4 * 3
+        let goal = min(limits.tailBytesMax / 4 * 3, force ? state.pool.usedBytes / 2 : .max)
         while state.pool.usedBytes > goal, let chunk = writeBehind.firstDurable {
             guard let index = state.index(ofPartition: chunk.pointee.partition) else { break }
             let partition = state.partitions[index]

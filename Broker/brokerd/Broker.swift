@@ -50,6 +50,7 @@ enum Broker {
                 ["limit": number(descriptors.limit), "wanted": number(options.descriptorsWanted)]
             )
         }
+        let takesMemory = checkMemory(UInt64(options.limits.tailBytesMax), logger)
         let directory = try DataDirectory(path: options.dataDirectory)
         // Everything that is started from here on stays off the shard's CPU; the shard pins itself.
         if let cpu = options.cpu { CoreMap.keepOff(cpu: cpu) }
@@ -80,7 +81,8 @@ enum Broker {
                 listeners: sockets.descriptors,
                 addresses: sockets.shardAddresses,
                 usesDirectIO: directory.directAlignment != nil,
-                hostFacts: facts
+                hostFacts: facts,
+                takesMemory: takesMemory
             ),
             control: control,
             log: { relay.append($0) },
@@ -93,6 +95,19 @@ enum Broker {
         relay.drain()
         sockets.close()
         return code
+    }
+
+    /// The tails' memory is taken at the start where there is enough of it; where not, that is said
+    /// now and not at the first busy minute.
+    private static func checkMemory(_ wanted: UInt64, _ logger: Logger) -> Bool {
+        guard let available = HostFacts.availableMemory(), available < wanted else { return true }
+        logger.record(
+            .warning,
+            "little-memory",
+            "--tail-memory is \(OptionValue.sizeText(wanted)), the system has \(OptionValue.sizeText(available)) left: memory is taken as it is used, and may run out",
+            ["available": "\(available)", "wanted": "\(wanted)"]
+        )
+        return false
     }
 
     private static func startAdmin(

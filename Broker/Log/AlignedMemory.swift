@@ -1,0 +1,65 @@
+internal import BrokerBasics
+internal import Glibc
+
+/// Zeroed memory aligned for direct I/O, freed with its owner.
+///
+/// From 2 MiB on it is mapped in huge pages where the kernel has them: a write of 128 KiB is then one
+/// range of physical memory instead of 32, which the kernel and the device handle faster.
+public struct AlignedMemory: ~Copyable {
+    public static let alignment = 4096
+    static let hugePageBytes = 2 << 20
+
+    public let base: UnsafeMutableRawPointer
+    public let byteCount: Int
+    /// What was mapped; 0 when the memory came from the allocator.
+    private let mappedBytes: Int
+
+    public init(byteCount: Int) {
+        self.byteCount = byteCount
+        if byteCount >= Self.hugePageBytes, let mapped = Self.map(byteCount) {
+            (base, mappedBytes) = mapped
+        } else {
+            base = .allocate(byteCount: max(byteCount, 1), alignment: Self.alignment)
+            base.initializeMemory(as: UInt8.self, repeating: 0, count: byteCount)
+            mappedBytes = 0
+        }
+    }
+
+    deinit {
+        if mappedBytes > 0 {
+            munmap(base, mappedBytes)
+        } else {
+            base.deallocate()
+        }
+    }
+
+    public var buffer: UnsafeMutableRawBufferPointer {
+        UnsafeMutableRawBufferPointer(start: base, count: byteCount)
+    }
+
+    /// Maps more than is asked for and gives back what lies outside of whole huge pages.
+    private static func map(_ byteCount: Int) -> (UnsafeMutableRawPointer, Int)? {
+        let bytes = byteCount.roundedUp(to: hugePageBytes)
+        let mapped = mmap(
+            nil, bytes + hugePageBytes, PROT_READ | PROT_WRITE,
+            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        guard let mapped, mapped != MAP_FAILED else { return nil }
+        let before = -Int(bitPattern: mapped) & (hugePageBytes - 1)
+        let base = mapped + before
+        if before > 0 { munmap(mapped, before) }
+        if before < hugePageBytes { munmap(base + bytes, hugePageBytes - before) }
+        // Refused by a kernel without huge pages: ordinary ones do.
+        madvise(base, bytes, MADV_HUGEPAGE)
+        return (base, bytes)
+    }
+
+    /// Takes the memory from the system now and not at its first use, when that would hold up a
+    /// request.
+    ///
+    /// - Returns: false when the kernel has not that much, or can't do it (before Linux 5.14); the
+    ///   rest is then taken at its first use.
+    @discardableResult
+    public func takeNow() -> Bool {
+        mappedBytes == 0 || madvise(base, mappedBytes, MADV_POPULATE_WRITE) == 0
+    }
+}
