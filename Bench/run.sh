@@ -1,20 +1,26 @@
 #!/usr/bin/env bash
 # Every row of the README's table, each beside its baseline of the same run: `make bench`.
 #
-# One shard on core 0, the load on core 1, both spinning. The rows and their baselines alternate
-# ALTERNATIONS times; the table shows medians. Results go to Bench/Results/<date>-<commit>.md, the
-# raw JSON of every run beside it in a folder that git ignores.
+# One shard on core 0, the load on core 1, both spinning. Each row is measured ALTERNATIONS times,
+# each time on a fresh broker and right after its own baseline: disk and processor have modes that
+# last for minutes, and a ratio across them says nothing. The table shows the medians of the figures
+# and the median of the ratios. Results go to Bench/Results/<date>-<commit>.md, the raw JSON of every
+# run beside it in a folder that git ignores.
 #
-#   ALTERNATIONS=3  SECONDS_EACH=3  LONG_SECONDS=60  DIR=/path/on/the/disk  Bench/run.sh
+#   ALTERNATIONS=5  SECONDS_EACH=3  LONG_ALTERNATIONS=3  LONG_SECONDS=60  DIR=/path/on/the/disk
+#   ROWS="confirm stream"  Bench/run.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 programs=.build/release
-alternations=${ALTERNATIONS:-3}
+alternations=${ALTERNATIONS:-5}
 seconds_each=${SECONDS_EACH:-3}
+long_alternations=${LONG_ALTERNATIONS:-3}
 long_seconds=${LONG_SECONDS:-60}
 dir=${DIR:-$(mktemp -d)}
 port=${PORT:-7499}
+admin=${ADMIN_PORT:-7498}
+rows=${ROWS:-confirm deliver synced swapped stream batches flow queues recovery}
 commit=$(git rev-parse --short HEAD 2>/dev/null || echo none)
 name="$(date -u +%Y-%m-%d)-$commit"
 raw=Bench/Results/raw-$name
@@ -38,142 +44,226 @@ stop() {
 }
 trap 'stop; rm -rf "$dir/data"' EXIT
 
-# start CPU: a fresh broker, spinning on that core.
+# serve CPU LOG: a broker on what the data directory holds, spinning on that core.
+serve() {
+    "$programs/brokerd" --data-dir "$dir/data" --listen "127.0.0.1:$port" \
+        --admin "127.0.0.1:$admin" --idle spin --cpus "$1" --journal-size $journal 2>"$2" &
+    broker=$!
+    for _ in $(seq 3000); do
+        if grep -q 'ready' "$2"; then return; fi
+        sleep 0.01
+    done
+    echo "bench: the broker does not become ready; see $2" >&2
+    exit 1
+}
+# start CPU: a fresh broker.
 start() {
     stop
     rm -rf "$dir/data"
-    "$programs/brokerd" --data-dir "$dir/data" --listen "127.0.0.1:$port" --admin off \
-        --idle spin --cpus "$1" --journal-size $journal 2>"$raw/brokerd.log" &
-    broker=$!
-    for _ in $(seq 300); do
-        grep -q 'ready' "$raw/brokerd.log" && return
-        sleep 0.1
-    done
-    echo "bench: the broker does not become ready; see $raw/brokerd.log" >&2
-    exit 1
+    serve "$1" "$raw/brokerd.log"
 }
 
-# load NAME CPU ARGUMENTS…: one run of brokerload against the broker.
+# yardstick FILE NAME…: the baselines of these names, without a broker beside them.
+yardstick() {
+    local file=$1 only=()
+    shift
+    for name in "$@"; do only+=(--only "$name"); done
+    stop
+    echo "  $file: $*" >&2
+    "$programs/brokerload" baseline --dir "$dir" --file-mib 512 --frame-sizes 138,1099 \
+        --connections 8 --window 32 --server-cpu 0 --cpu 1 --duration "$seconds_each" "${only[@]}" \
+        --out "$raw/$file.json" >/dev/null
+}
+# load FILE CPU ARGUMENTS…: one run of brokerload against the broker.
 load() {
     local file=$1 cpu=$2
     shift 2
     echo "  $file: $*" >&2
-    "$programs/brokerload" "$@" --server "127.0.0.1:$port" --cpu "$cpu" --out "$raw/$file.json" \
-        >/dev/null
+    "$programs/brokerload" "$@" --closed-loop --server "127.0.0.1:$port" --cpu "$cpu" \
+        --out "$raw/$file.json" >/dev/null
 }
 
-# value FILE KEY: the first value of a key in one result.
-value() { sed -n "s/^ *\"$2\": \([0-9.]*\),*$/\1/p" "$raw/$1.json" | head -n 1; }
-# baseline RUN WORKLOAD KEY: a value of one workload of a list of results.
-baseline() {
-    awk -v want="\"workload\": \"$2\"" -v key="\"$3\":" '
+# value FILE KEY [WORKLOAD]: the first value of a key, of that workload in a list of results.
+value() {
+    awk -v want="\"workload\": \"${3:-}" -v key="\"$2\":" '
         /"workload":/ { here = index($0, want) > 0 }
-        here && index($0, key) { gsub(/[^0-9.]/, "", $2); print $2; exit }
-    ' "$raw/baseline-$1.json"
+        (want == "\"workload\": \"" || here) && index($0, key) {
+            gsub(/[^0-9.]/, "", $2); print $2; exit
+        }
+    ' "$raw/$1.json"
 }
 median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
-# over FUNCTION…: the median over the alternations; RUN stands for the number of one.
-over() {
+calc() { awk "BEGIN { printf \"$1\", $2 }"; }
+# figure COUNT EXPRESSION: the median over the alternations; RUN stands for the number of one.
+figure() {
     local run
-    for run in $(seq "$alternations"); do
+    for run in $(seq "$1"); do
         # shellcheck disable=SC2294
-        eval "${1//RUN/$run}"
+        eval "calc '%.6f\n' \"${2//RUN/$run}\""
     done | median
 }
-calc() { awk "BEGIN { printf \"$1\", $2 }"; }
+is_wanted() { [[ " $rows " == *" $1 "* ]]; }
+say() { echo "$*" >>"$table.new"; }
+: >"$table.new"
 
-short="--closed-loop --duration $seconds_each"
-for run in $(seq "$alternations"); do
-    echo "alternation $run of $alternations" >&2
-    stop
-    "$programs/brokerload" baseline --dir "$dir" --frame-sizes 138,331,1099 --connections 8 \
-        --window 32 --server-cpu 0 --cpu 1 --duration "$seconds_each" \
-        --out "$raw/baseline-$run.json" >/dev/null
-    start 0
-    # shellcheck disable=SC2086
-    {
-        load "confirm-$run" 1 publish $short --durability memory --size 64 --window 1
-        load "deliver-$run" 1 e2e $short --durability memory --size 64 --window 1
-        load "synced-$run" 1 publish $short --durability synced --size 1024 --window 1
+short="--duration $seconds_each"
+say "Commit \`$commit\`, $(date -u +%Y-%m-%d). \`make bench\`: each row $alternations times (batches" \
+    "and recovery: $long_alternations), $seconds_each s each (batches: $long_seconds s), each time on a" \
+    "fresh broker right after its baseline; medians of figures and of ratios. Shard on core 0, load on" \
+    "core 1, both spinning; closed loop. $(nproc) cores of" \
+    "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), Linux $(uname -r);" DISK
+say
+say '| what | bar | measured | beside it | samples |'
+say '|---|---|---|---|---|'
+
+# echoed ROW COMMAND TEXT BAR: 64 B records at level memory, one in flight, beside the echo.
+echoed() {
+    local row=$1 run
+    is_wanted "$row" || return 0
+    for run in $(seq "$alternations"); do
+        yardstick "$row-base-$run" 'echo 138 B, 1 × 1'
+        start 0
+        # shellcheck disable=SC2086
+        load "$row-$run" 1 "$2" $short --durability memory --size 64 --window 1
+    done
+    say "| $3 64 B, \`memory\`, one in flight, p50 | ≤ $4 × |" \
+        "$(calc %.2f "$(figure "$alternations" "\$(value $row-RUN p50)/\$(value $row-base-RUN p50)")") ×" \
+        "($(calc %.2f "$(figure "$alternations" "\$(value $row-RUN p50)")") µs) |" \
+        "C echo of 138 B: $(calc %.2f "$(figure "$alternations" "\$(value $row-base-RUN p50)")") µs |" \
+        "$alternations × $(value "$row-1" samples) |"
+}
+echoed confirm publish 'publish→confirm' 1.2
+echoed deliver e2e 'publish→delivery' 1.6
+
+# synced ROW SHARD_CPU LOAD_CPU TEXT
+synced() {
+    local row=$1 run base
+    is_wanted "$row" || return 0
+    for run in $(seq "$alternations"); do
+        yardstick "$row-base-$run" 'echo 1099 B, 1 × 1' 'append 1024 B, 1'
+        start "$2"
+        # shellcheck disable=SC2086
+        load "$row-$run" "$3" publish $short --durability synced --size 1024 --window 1
+    done
+    base="(\$(value $row-base-RUN p50 append)+\$(value $row-base-RUN p50 echo))"
+    say "| $4 | p50 ≤ 1.15 ×, p99 ≤ 2.5 × its p50 |" \
+        "$(calc %.2f "$(figure "$alternations" "\$(value $row-RUN p50)/$base")") ×" \
+        "($(calc %.1f "$(figure "$alternations" "\$(value $row-RUN p50)")") µs); p99" \
+        "$(calc %.2f "$(figure "$alternations" "\$(value $row-RUN p99)/\$(value $row-RUN p50)")") × p50 |" \
+        "raw append $(calc %.1f "$(figure "$alternations" "\$(value $row-base-RUN p50 append)")") µs" \
+        "+ echo $(calc %.1f "$(figure "$alternations" "\$(value $row-base-RUN p50 echo)")") µs |" \
+        "$alternations × $(value "$row-1" samples) |"
+}
+synced synced 0 1 'publish→confirm 1 KiB, `synced`, one in flight'
+synced swapped 1 0 "the same, cores swapped: the disk's interrupt on the other"
+
+if is_wanted stream; then
+    for run in $(seq "$alternations"); do
+        yardstick "stream-base-$run" 'append 131072 B, 2'
+        start 0
+        # shellcheck disable=SC2086
         load "stream-$run" 1 publish $short --durability synced --size 256 --window 1000
+    done
+    base='$(value stream-base-RUN bytes_per_second)'
+    say "| 256 B, \`synced\`, 1000 in flight, one record a frame | ≥ 0.4 × |" \
+        "$(calc %.2f "$(figure "$alternations" "\$(value stream-RUN bytes_per_second)/$base")") ×" \
+        "($(calc %.0f "$(figure "$alternations" '$(value stream-RUN bytes_per_second)/1e6')") MB/s," \
+        "$(calc %.2f "$(figure "$alternations" '$(value stream-RUN records_per_second)/1e6')") M records/s) |" \
+        "raw 128 KiB appends, two in flight: $(calc %.0f "$(figure "$alternations" "$base/1e6")") MB/s |" \
+        "$alternations × $(value stream-1 samples) |"
+fi
+
+if is_wanted batches; then
+    for run in $(seq "$long_alternations"); do
+        yardstick "batches-base-$run" 'segments beside the other, segments by 256'
+        start 0
+        load "batches-$run" 1 publish --duration "$long_seconds" --durability synced \
+            --size 256 --batch 32 --window 64
+    done
+    base='$(value batches-base-RUN bytes_per_second segments)'
+    say "| 256 B, \`synced\`, batches of 32, $long_seconds s | ≥ 0.7 × |" \
+        "$(calc %.2f "$(figure "$long_alternations" "\$(value batches-RUN bytes_per_second)/$base")") ×" \
+        "($(calc %.0f "$(figure "$long_alternations" '$(value batches-RUN bytes_per_second)/1e6')") MB/s) |" \
+        "raw journal and segment streams together:" \
+        "$(calc %.0f "$(figure "$long_alternations" "$base/1e6")") MB/s each |" \
+        "$long_alternations × $(value batches-1 samples) |"
+fi
+
+if is_wanted flow; then
+    for run in $(seq "$alternations"); do
+        yardstick "flow-base-$run" 'echo 138 B, 8 × 32'
+        start 0
+        # shellcheck disable=SC2086
         load "flow-$run" 1 e2e $short --durability memory --size 64 --window 1000
-        load "one-$run" 1 publish $short --durability synced --size 256 --window 1000 --queues 1
-        load "many-$run" 1 publish $short --durability synced --size 256 --window 1000 \
-            --queues 1000
-    }
-    start 1
-    # shellcheck disable=SC2086
-    load "swapped-$run" 0 publish $short --durability synced --size 1024 --window 1
-    start 0
-    load "batches-$run" 1 publish --closed-loop --duration "$long_seconds" --durability synced \
-        --size 256 --batch 32 --window 64
-done
+    done
+    base='$(value flow-base-RUN records_per_second)'
+    say "| publish→delivery 64 B, \`memory\`, 1000 in flight, one record a frame | ≥ 1.5 × |" \
+        "$(calc %.2f "$(figure "$alternations" "\$(value flow-RUN records_per_second)/$base")") ×" \
+        "($(calc %.2f "$(figure "$alternations" '$(value flow-RUN records_per_second)/1e6')") M records/s) |" \
+        "C echo of 138 B, 8 × 32: $(calc %.2f "$(figure "$alternations" "$base/1e6")") M/s |" \
+        "$alternations × $(value flow-1 samples) |"
+fi
 
-# Recovery: killed while it is written to at full speed, then started on what is left.
-for run in $(seq "$alternations"); do
-    start 0
-    "$programs/brokerload" publish --server "127.0.0.1:$port" --cpu 1 --durability synced \
-        --size 256 --batch 32 --window 64 --duration 10 >/dev/null 2>&1 &
-    writer=$!
-    sleep 5
-    kill -KILL "$broker"
-    wait "$broker" 2>/dev/null || true
-    wait "$writer" 2>/dev/null || true
-    began=$(date +%s%N)
-    "$programs/brokerd" --data-dir "$dir/data" --listen "127.0.0.1:$port" --admin off \
-        --idle spin --cpus 0 --journal-size $journal 2>"$raw/recovery-$run.log" &
-    broker=$!
-    until grep -q 'ready' "$raw/recovery-$run.log"; do sleep 0.01; done
-    ended=$(date +%s%N)
-    calc '%.3f\n' "($ended - $began) / 1e9" >"$raw/recovery-$run.seconds"
-    stop
-done
+if is_wanted queues; then
+    for run in $(seq "$alternations"); do
+        for queues in 1 1000; do
+            start 0
+            # shellcheck disable=SC2086
+            load "queues-$queues-$run" 1 publish $short --durability synced --size 256 \
+                --window 1000 --queues "$queues"
+        done
+    done
+    for what in 'records_per_second rate ≥_0.7 1e6 %.2f_M_records/s' 'p50 p50 ≤_1.5 1 %.0f_µs'; do
+        read -r key text bar scale format <<<"$what"
+        say "| 1,000 \`synced\` queues in turn, 256 B, 1000 in flight: $text | ${bar/_/ } × |" \
+            "$(calc %.2f "$(figure "$alternations" "\$(value queues-1000-RUN $key)/\$(value queues-1-RUN $key)")") ×" \
+            "($(calc "${format//_/ }" "$(figure "$alternations" "\$(value queues-1000-RUN $key)/$scale")")) |" \
+            "one queue: $(calc "${format//_/ }" "$(figure "$alternations" "\$(value queues-1-RUN $key)/$scale")") |" \
+            "$alternations × $(value queues-1000-1 samples) |"
+    done
+fi
 
-recovered() { cat "$raw/recovery-$1.seconds"; }
-bytes_read() { grep -o 'journal_bytes_read=[0-9]*' "$raw/recovery-$1.log" | head -n 1 | cut -d= -f2; }
-parts() { grep -o 'recovery_seconds=[0-9.]*' "$raw/recovery-$1.log" | head -n 1 | cut -d= -f2; }
+# Recovery: killed under a load that the disk can't keep up with, when the journal is as full as
+# back-pressure lets it become, then started on what is left.
+metric() { curl -fsS "http://127.0.0.1:$admin/metrics" | sed -n "s/^$1 //p"; }
+if is_wanted recovery; then
+    for run in $(seq "$long_alternations"); do
+        start 0
+        "$programs/brokerload" publish --server "127.0.0.1:$port" --cpu 1 --durability synced \
+            --size 256 --batch 32 --window 4096 --duration 20 >/dev/null 2>&1 &
+        writer=$!
+        # The fullest it gets in four seconds, then the next time that it is nearly so.
+        fullest=0
+        for step in $(seq 160); do
+            used=$(metric millrace_journal_used_bytes)
+            if [ "$step" -gt 80 ] && [ "$used" -ge $((fullest / 10 * 9)) ]; then break; fi
+            if [ "$used" -gt "$fullest" ]; then fullest=$used; fi
+            sleep 0.05
+        done
+        kill -KILL "$broker"
+        wait "$broker" 2>/dev/null || true
+        wait "$writer" 2>/dev/null || true
+        echo "  recovery-$run: $used bytes of the journal used at the kill" >&2
+        began=$(date +%s%N)
+        serve 0 "$raw/recovery-$run.log"
+        calc '%.3f %.3f\n' "($(date +%s%N) - $began) / 1e9, $used/536870912*100" \
+            >"$raw/recovery-$run.seconds"
+        stop
+    done
+    seconds='$(cut -d" " -f1 $raw/recovery-RUN.seconds)'
+    full='$(cut -d" " -f2 $raw/recovery-RUN.seconds)'
+    logged() { echo "\$(grep -o '$1=[0-9.]*' \$raw/recovery-RUN.log | head -n 1 | cut -d= -f2)"; }
+    say "| recovery after SIGKILL, the journal $(calc %.0f "$(figure "$long_alternations" "$full")") % full |" \
+        "≤ 2 s per GB of journal |" \
+        "$(calc %.2f "$(figure "$long_alternations" "$seconds/($(logged journal_bytes_read)/1e9)")") s per GB:" \
+        "$(calc %.3f "$(figure "$long_alternations" "$seconds")") s from start to ready," \
+        "$(calc %.3f "$(figure "$long_alternations" "$(logged recovery_seconds)")") s of it recovery |" \
+        "$(calc %.2f "$(figure "$long_alternations" "$(logged journal_bytes_read)/1e9")") GB of journal read," \
+        "$(calc %.0f "$(figure "$long_alternations" "$(logged records_replayed)/1e3")") thousand records replayed |" \
+        "$long_alternations |"
+fi
 
-echo138=$(over 'baseline RUN "echo 138 B, 1 × 1" p50')
-echo138many=$(over 'baseline RUN "echo 138 B, 8 × 32" records_per_second')
-echo1099=$(over 'baseline RUN "echo 1099 B, 1 × 1" p50')
-append1k=$(over 'baseline RUN "append 1024 B, 1 in flight" p50')
-append128k=$(over 'baseline RUN "append 131072 B, 2 in flight" bytes_per_second')
-both=$(over 'baseline RUN "segments beside the other, segments by 256 KiB" bytes_per_second')
-confirm=$(over 'value confirm-RUN p50')
-deliver=$(over 'value deliver-RUN p50')
-synced=$(over 'value synced-RUN p50')
-synced99=$(over 'value synced-RUN p99')
-swapped=$(over 'value swapped-RUN p50')
-swapped99=$(over 'value swapped-RUN p99')
-stream=$(over 'value stream-RUN bytes_per_second')
-streamrate=$(over 'value stream-RUN records_per_second')
-batches=$(over 'value batches-RUN bytes_per_second')
-flow=$(over 'value flow-RUN records_per_second')
-one=$(over 'value one-RUN records_per_second')
-one50=$(over 'value one-RUN p50')
-many=$(over 'value many-RUN records_per_second')
-many50=$(over 'value many-RUN p50')
-seconds=$(over 'recovered RUN')
-inside=$(over 'parts RUN')
-read=$(over 'bytes_read RUN')
-samples() { value "$1-1" samples; }
-
-{
-    echo "Commit \`$commit\`, $(date -u +%Y-%m-%d). \`make bench\`: $alternations alternations of" \
-        "$seconds_each s a row (batches: $long_seconds s), medians; shard on core 0, load on core 1," \
-        "both spinning; closed loop. $(nproc) cores of $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)," \
-        "Linux $(uname -r); $(grep -o 'disk="[^"]*"' "$raw/brokerd.log" | head -n 1)"
-    echo
-    echo '| what | bar | measured | beside it | samples |'
-    echo '|---|---|---|---|---|'
-    echo "| publish→confirm 64 B, \`memory\`, one in flight, p50 | ≤ 1.2 × | $(calc %.2f "$confirm/$echo138") × ($confirm µs) | C echo of 138 B: $echo138 µs | $(samples confirm) |"
-    echo "| publish→delivery 64 B, \`memory\`, one in flight, p50 | ≤ 1.6 × | $(calc %.2f "$deliver/$echo138") × ($deliver µs) | the same | $(samples deliver) |"
-    echo "| publish→confirm 1 KiB, \`synced\`, one in flight, p50 | ≤ 1.15 × | $(calc %.2f "$synced/($append1k+$echo1099)") × ($synced µs; p99 $(calc %.2f "$synced99/$synced") × p50) | raw append $append1k µs + echo $echo1099 µs | $(samples synced) |"
-    echo "| the same, cores swapped | ≤ 1.15 × | $(calc %.2f "$swapped/($append1k+$echo1099)") × ($swapped µs; p99 $(calc %.2f "$swapped99/$swapped") × p50) | the same | $(samples swapped) |"
-    echo "| 256 B, \`synced\`, 1000 in flight, one record a frame | ≥ 0.4 × | $(calc %.2f "$stream/$append128k") × ($(calc %.0f "$stream/1e6") MB/s, $(calc %.2f "$streamrate/1e6") M records/s) | raw 128 KiB appends, two in flight: $(calc %.0f "$append128k/1e6") MB/s | $(samples stream) |"
-    echo "| 256 B, \`synced\`, batches of 32, $long_seconds s | ≥ 0.7 × | $(calc %.2f "$batches/$both") × ($(calc %.0f "$batches/1e6") MB/s) | raw journal and segment streams together: $(calc %.0f "$both/1e6") MB/s each | $(samples batches) |"
-    echo "| publish→delivery 64 B, \`memory\`, 1000 in flight, one record a frame | ≥ 1.5 × | $(calc %.2f "$flow/$echo138many") × ($(calc %.2f "$flow/1e6") M records/s) | C echo of 138 B, 8 × 32: $(calc %.2f "$echo138many/1e6") M/s | $(samples flow) |"
-    echo "| 1,000 \`synced\` queues in turn, 256 B, 1000 in flight: rate | ≥ 0.7 × | $(calc %.2f "$many/$one") × ($(calc %.2f "$many/1e6") M records/s) | one queue: $(calc %.2f "$one/1e6") M records/s | $(samples many) |"
-    echo "| the same: p50 | ≤ 1.5 × | $(calc %.2f "$many50/$one50") × ($many50 µs) | one queue: $one50 µs | $(samples many) |"
-    echo "| recovery after SIGKILL under full load | ≤ 2 s per GB of journal | $seconds s from start to ready, $inside s of it recovery: $(calc %.2f "$seconds/($read/1e9)") s per GB read | $(calc %.2f "$read/1e9") GB of journal read | $alternations |"
-} | tee "$table"
+disk=$(grep -o 'disk="[^"]*"' "$raw/brokerd.log" | head -n 1)
+sed "s|DISK\$|$disk|" "$table.new" >"$table"
+rm "$table.new"
+cat "$table"

@@ -31,6 +31,14 @@ struct BaselineCommand: ParsableCommand {
     )
     var window = 32
 
+    @Option(
+        help: ArgumentHelp(
+            "Only what is named so, from the front: 'echo 138 B, 1', 'append 131072'. Repeatable.",
+            valueName: "NAME"
+        )
+    )
+    var only: [String] = []
+
     @Flag(help: "Sleep in the kernel instead of spinning (echo only).")
     var blocking = false
 
@@ -75,6 +83,7 @@ struct BaselineCommand: ParsableCommand {
         baseline.connections = connections
         baseline.window = window
         baseline.blocking = blocking
+        baseline.only = only
         baseline.fileBytes = UInt64(fileMib) << 20
         baseline.serverCPU = serverCPU
         baseline.clientCPU = cpu

@@ -9,6 +9,8 @@ package struct Baseline {
     package var connections = 8
     package var window = 32
     package var blocking = false
+    /// Only the yardsticks whose names begin with one of these; empty: all.
+    package var only: [String] = []
     package var fileBytes: UInt64 = 1 << 30
     package var serverCPU: Int?
     package var clientCPU: Int?
@@ -18,6 +20,7 @@ package struct Baseline {
     /// What a journal writes at a time, and what the write-behind does.
     private static let journalBytes = 128 * 1024
     private static let segmentSizes = [128 * 1024, 256 * 1024]
+    private static let streamNames = ["journal", "segments"]
     private static let segmentSyncBytes: UInt64 = 64 << 20
 
     package init() {}
@@ -25,15 +28,31 @@ package struct Baseline {
     package func run() throws(LoadError) -> [LoadReport] {
         var reports: [LoadReport] = []
         for size in frameSizes {
-            reports.append(try echo(frameBytes: size, connections: 1, window: 1))
-            if connections > 1 || window > 1 {
+            for (connections, window) in connections > 1 || window > 1
+                ? [(1, 1), (connections, window)] : [(1, 1)]
+            where wants(Self.echoName(size, connections, window)) {
                 reports.append(
                     try echo(frameBytes: size, connections: connections, window: window)
                 )
             }
         }
         if let directory { reports += try appends(in: directory) }
+        guard !reports.isEmpty else { throw .baseline("no yardstick has such a name") }
         return reports
+    }
+
+    private func wants(_ name: String) -> Bool {
+        only.isEmpty || only.contains { name.hasPrefix($0) }
+    }
+
+    private static func echoName(_ size: Int, _ connections: Int, _ window: Int) -> String {
+        "echo \(size) B, \(connections) × \(window)"
+    }
+    private static func appendName(_ size: Int, _ inFlight: Int) -> String {
+        "append \(size) B, \(inFlight) in flight"
+    }
+    private static func streamName(_ stream: String, _ segmentBytes: Int) -> String {
+        "\(stream) beside the other, segments by \(segmentBytes / 1024) KiB"
     }
 
     private func echo(
@@ -57,7 +76,7 @@ package struct Baseline {
         return report(
             results,
             0,
-            workload: "echo \(frameBytes) B, \(connections) × \(window)",
+            workload: Self.echoName(frameBytes, connections, window),
             settings: [
                 ("kind", .string("echo")),
                 ("frame_bytes", .integer(frameBytes)),
@@ -75,7 +94,7 @@ package struct Baseline {
         let journal = try TestFile(directory: directory, bytes: fileBytes)
         for size in appendSizes {
             let padded = journal.padded(size)
-            for inFlight in [1, 2] {
+            for inFlight in [1, 2] where wants(Self.appendName(size, inFlight)) {
                 let stream = baseline_stream(
                     file: UnsafePointer(journal.pointer),
                     write_bytes: UInt32(padded),
@@ -88,7 +107,7 @@ package struct Baseline {
                     report(
                         results,
                         0,
-                        workload: "append \(size) B, \(inFlight) in flight",
+                        workload: Self.appendName(size, inFlight),
                         settings: [
                             ("kind", .string("append")),
                             ("append_bytes", .integer(size)),
@@ -100,8 +119,12 @@ package struct Baseline {
                 )
             }
         }
+        let sizes = Self.segmentSizes.filter { size in
+            Self.streamNames.contains { wants(Self.streamName($0, size)) }
+        }
+        guard !sizes.isEmpty else { return reports }
         let segments = try TestFile(directory: directory, bytes: fileBytes)
-        for size in Self.segmentSizes {
+        for size in sizes {
             let streams = [
                 baseline_stream(
                     file: UnsafePointer(journal.pointer),
@@ -119,12 +142,12 @@ package struct Baseline {
                 ),
             ]
             let results = try write(streams, to: [journal, segments])
-            for (index, name) in ["journal", "segments"].enumerated() {
+            for (index, name) in Self.streamNames.enumerated() {
                 reports.append(
                     report(
                         results,
                         index,
-                        workload: "\(name) beside the other, segments by \(size / 1024) KiB",
+                        workload: Self.streamName(name, size),
                         settings: [
                             ("kind", .string("two-streams")),
                             ("stream", .string(name)),
