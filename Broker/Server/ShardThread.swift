@@ -130,12 +130,8 @@ package enum ShardThread {
                 recovered: recovered, limits: configuration.limits,
                 addresses: configuration.addresses, now: Clock.now)
             machine.hostFacts = configuration.hostFacts
-            var settings = Shard.Settings()
-            settings.idle = configuration.idle
-            var shard = try Shard(
-                machine: machine, root: configuration.dataDirectory,
-                listeners: configuration.listeners, control: control, settings: settings,
-                opensDirect: configuration.usesDirectIO, log: log)
+            var shard = try Shard<RingPort>(
+                machine: machine, configuration: configuration, control: control, log: log)
             shard.run()
             return .stopped
         } catch let error as RecoveryError {
