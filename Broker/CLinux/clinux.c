@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -35,24 +36,29 @@ int millrace_ring_wait(struct io_uring *ring, uint64_t nanoseconds) {
     return io_uring_submit_and_wait_timeout(ring, &completion, 1, &timeout, NULL);
 }
 
-int millrace_ring_missing_operation(struct io_uring *ring) {
+int millrace_ring_missing_operation(struct io_uring *ring, int *missing) {
     static const int needed[] = {
         IORING_OP_ACCEPT, IORING_OP_RECV,     IORING_OP_SEND,  IORING_OP_WRITE,
         IORING_OP_READ,   IORING_OP_FSYNC,    IORING_OP_CLOSE, IORING_OP_OPENAT,
         IORING_OP_POLL_ADD, IORING_OP_UNLINKAT, IORING_OP_FALLOCATE, IORING_OP_ASYNC_CANCEL,
         IORING_OP_SEND_ZC,  // not used, but it came with multishot receive (Linux 6.0)
     };
-    struct io_uring_probe *probe = io_uring_get_probe_ring(ring);
-    if (!probe) return 0;
-    int missing = -1;
-    for (size_t i = 0; i < sizeof(needed) / sizeof(needed[0]); i++) {
-        if (!io_uring_opcode_supported(probe, needed[i])) {
-            missing = needed[i];
-            break;
+    // As io_uring_get_probe_ring(3), which keeps the reason of its failure to itself.
+    size_t bytes = sizeof(struct io_uring_probe) + 256 * sizeof(struct io_uring_probe_op);
+    struct io_uring_probe *probe = calloc(1, bytes);
+    if (!probe) return ENOMEM;
+    int result = io_uring_register_probe(ring, probe, 256);
+    *missing = -1;
+    if (result == 0) {
+        for (size_t i = 0; i < sizeof(needed) / sizeof(needed[0]); i++) {
+            if (!io_uring_opcode_supported(probe, needed[i])) {
+                *missing = needed[i];
+                break;
+            }
         }
     }
-    io_uring_free_probe(probe);
-    return missing;
+    free(probe);
+    return -result;
 }
 
 struct io_uring_buf_ring *millrace_buffers_register(
@@ -219,4 +225,10 @@ void millrace_event_signal(int fd) {
     uint64_t one = 1;
     ssize_t written = write(fd, &one, sizeof(one));
     (void)written;
+}
+
+uint64_t millrace_memlock_limit(void) {
+    struct rlimit limit = {0, 0};
+    getrlimit(RLIMIT_MEMLOCK, &limit);
+    return limit.rlim_cur;
 }

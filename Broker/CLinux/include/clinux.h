@@ -56,8 +56,9 @@ static inline int millrace_ring_enter(struct io_uring *_Nonnull ring) {
 /// Submits, then waits for one completion or `nanoseconds`.
 int millrace_ring_wait(struct io_uring *_Nonnull ring, uint64_t nanoseconds);
 
-/// Which operations the kernel lacks of those the broker needs: the first one's number, or -1.
-int millrace_ring_missing_operation(struct io_uring *_Nonnull ring);
+/// Sets `missing` to the number of the first operation that the kernel lacks of those the broker
+/// needs, or to -1. Returns 0, or an errno when it can't be asked.
+int millrace_ring_missing_operation(struct io_uring *_Nonnull ring, int *_Nonnull missing);
 
 // Provided buffers.
 struct io_uring_buf_ring *_Nullable millrace_buffers_register(
@@ -103,5 +104,8 @@ int millrace_listen_unix(const char *_Nonnull path, int backlog);
 
 int millrace_event_fd(void);
 void millrace_event_signal(int fd);
+
+/// RLIMIT_MEMLOCK in bytes.
+uint64_t millrace_memlock_limit(void);
 
 #endif
