@@ -4,7 +4,8 @@ internal import LogStorage
 package import ShardRuntime
 
 // The loop around the machine: completions become inputs, effects become work for the kernel, which
-// is asked through a port (`ShardPort`). `runOnce` is the whole of it.
+// is asked through a port (`ShardPort`): io_uring, or epoll where that is refused. `runOnce` is the
+// whole of it.
 
 /// One shard's loop: one thread, one port, one core. Made, run and ended on the same thread.
 package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
