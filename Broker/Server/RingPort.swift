@@ -64,6 +64,13 @@ package struct RingPort: ~Copyable, ShardPort {
         for link in links where link.descriptor >= 0 { close(link.descriptor) }
     }
 
+    /// Why this port can't be made here; `nil` when it can.
+    package static func refusal() -> RingRefusal? {
+        Ring.refusal(
+            entries: entries, completions: completions, buffers: receiveBuffers,
+            bufferBytes: ShardPortSetup.receiveBufferBytes)
+    }
+
     // MARK: the cycle
 
     @inline(__always)

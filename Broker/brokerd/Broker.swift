@@ -50,21 +50,24 @@ enum Broker {
                 ["limit": number(descriptors.limit), "wanted": number(options.descriptorsWanted)]
             )
         }
+        // Before the disk is touched: without the loop that is wanted nothing was begun.
+        let loop = try LoopDecision.make(options.loop)
         let directory = try DataDirectory(path: options.dataDirectory)
         // Everything that is started from here on stays off the shard's CPU; the shard pins itself.
         if let cpu = options.cpu { CoreMap.keepOff(cpu: cpu) }
         let host = HostFacts.gather(dataDirectory: options.dataDirectory)
         let facts = host.pairs(
             idle: options.idle,
+            loop: loop,
             cpu: options.cpu,
             dataDirectory: options.dataDirectory,
             directAlignment: directory.directAlignment,
             version: version
         )
-        say(facts, host, directory.directAlignment, options, logger)
+        say(facts, host, loop, directory.directAlignment, options, logger)
 
         let sockets = try Sockets(options.listen)
-        let control = ShardControl()
+        let control = ShardControl(loop: loop)
         let pages = AdminPages(control: control, version: version)
         let admin = try startAdmin(options, pages, logger)
 
@@ -76,6 +79,7 @@ enum Broker {
                 limits: options.limits,
                 geometry: options.geometry,
                 idle: options.idle,
+                loop: loop.kind,
                 cpu: options.cpu,
                 listeners: sockets.descriptors,
                 addresses: sockets.shardAddresses,
@@ -199,6 +203,7 @@ enum Broker {
     private static func say(
         _ facts: [Pair],
         _ host: HostFacts,
+        _ loop: LoopDecision,
         _ directAlignment: Int?,
         _ options: ServerOptions,
         _ logger: Logger
@@ -207,6 +212,14 @@ enum Broker {
         for fact in facts { fields[fact.name] = .string(fact.value) }
         fields["pid"] = .stringConvertible(getpid())
         logger.record(.info, "starting", "brokerd \(version)", fields)
+        if let refusal = loop.refusal {
+            logger.record(
+                .warning,
+                "loop-fallback",
+                "running on epoll, which is slower: io_uring is refused (\(refusal.cause.rawValue)): \(refusal)",
+                ["cause": .string(refusal.cause.rawValue)]
+            )
+        }
         if directAlignment == nil {
             logger.record(
                 .warning,
@@ -231,6 +244,7 @@ enum Broker {
             "listen": .array(listen.map { .string($0.description) }),
             "admin": .string(admin?.description ?? "off"),
         ]
+        if let loop = published.loop { fields["loop"] = .string(loop.kind.rawValue) }
         if let serverID = published.serverID { fields["server_id"] = hex(serverID) }
         if let recovery = published.recovery {
             let seconds = published.recoverySeconds ?? 0
