@@ -137,8 +137,10 @@ final class StorageWorkers: Sendable {
         guard let pointer else { return nil }
         let start = Unmanaged<Start>.fromOpaque(pointer).takeRetainedValue()
         CoreControl.nameThread(start.name)
-        // The shard that made this thread may be pinned, and spins: its CPU is not for us.
+        // The shard that made this thread may be pinned, and spins: its CPU is not for us. Nor is its
+        // long slice: a thread with one waits behind everybody's short ones when it wakes up.
         _ = millrace_set_affinity(0, millrace_process_cpus())
+        _ = millrace_set_slice(100_000)
         start.workers.work()
         return nil
     }
