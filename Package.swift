@@ -224,15 +224,20 @@ let package = Package(
         ),
         tests(
             "IntegrationTests",
-            of: ["BrokerBasics", "WireProtocol", "BlockingClient", "ChildProcess", "ReplayHarness"]
+            of: [
+                "BrokerBasics", "WireProtocol", "BlockingClient", "ShardRuntime", "ChildProcess",
+                "ReplayHarness",
+            ]
         ),
         library("BrokerProcess", "Tests/BrokerProcess"),
+        // Stands in for a container that refuses io_uring.
+        .executableTarget(name: "withouturing", path: "Tests/WithoutUring"),
         tests(
             "BrokerServerTests",
             of: [
                 "BrokerBasics", "WireProtocol", "LogStorage", "BrokerShard", "ShardRuntime",
                 "BrokerServer", "BrokerConfiguration", "BrokerAdmin", "BrokerProcess", "brokerd", "brokerctl",
-                logging,
+                "withouturing", logging,
             ]
         ),
     ]

@@ -11,6 +11,7 @@ package enum LoadError: Error, Equatable, CustomStringConvertible {
     /// The broker said something that the protocol doesn't allow.
     case protocolBroken(operation: String, reason: String)
     case system(SystemError)
+    case noRing(RingRefusal)
     case file(path: String, reason: String)
     /// A recording's line can't be read; lines are counted from 1.
     case recording(path: String, line: Int, reason: String)
@@ -28,6 +29,7 @@ package enum LoadError: Error, Equatable, CustomStringConvertible {
             "\(operation) was refused with \(Self.name(status)): \(message)"
         case .protocolBroken(let operation, let reason): "\(operation): \(reason)"
         case .system(let error): error.description
+        case .noRing(let refusal): refusal.description
         case .file(let path, let reason): "\(path): \(reason)"
         case .recording(let path, let line, let reason): "\(path), line \(line): \(reason)"
         case .usage(let text): text
@@ -41,7 +43,7 @@ package enum LoadError: Error, Equatable, CustomStringConvertible {
         switch self {
         case .unreachable: 3
         case .usage: 2
-        case .refused, .protocolBroken, .system, .file, .recording, .baseline, .counted,
+        case .refused, .protocolBroken, .system, .noRing, .file, .recording, .baseline, .counted,
             .interrupted:
             1
         }

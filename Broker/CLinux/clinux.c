@@ -7,10 +7,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -35,24 +38,29 @@ int millrace_ring_wait(struct io_uring *ring, uint64_t nanoseconds) {
     return io_uring_submit_and_wait_timeout(ring, &completion, 1, &timeout, NULL);
 }
 
-int millrace_ring_missing_operation(struct io_uring *ring) {
+int millrace_ring_missing_operation(struct io_uring *ring, int *missing) {
     static const int needed[] = {
         IORING_OP_ACCEPT, IORING_OP_RECV,     IORING_OP_SEND,  IORING_OP_WRITE,
         IORING_OP_READ,   IORING_OP_FSYNC,    IORING_OP_CLOSE, IORING_OP_OPENAT,
         IORING_OP_POLL_ADD, IORING_OP_UNLINKAT, IORING_OP_FALLOCATE, IORING_OP_ASYNC_CANCEL,
         IORING_OP_SEND_ZC,  // not used, but it came with multishot receive (Linux 6.0)
     };
-    struct io_uring_probe *probe = io_uring_get_probe_ring(ring);
-    if (!probe) return 0;
-    int missing = -1;
-    for (size_t i = 0; i < sizeof(needed) / sizeof(needed[0]); i++) {
-        if (!io_uring_opcode_supported(probe, needed[i])) {
-            missing = needed[i];
-            break;
+    // As io_uring_get_probe_ring(3), which keeps the reason of its failure to itself.
+    size_t bytes = sizeof(struct io_uring_probe) + 256 * sizeof(struct io_uring_probe_op);
+    struct io_uring_probe *probe = calloc(1, bytes);
+    if (!probe) return ENOMEM;
+    int result = io_uring_register_probe(ring, probe, 256);
+    *missing = -1;
+    if (result == 0) {
+        for (size_t i = 0; i < sizeof(needed) / sizeof(needed[0]); i++) {
+            if (!io_uring_opcode_supported(probe, needed[i])) {
+                *missing = needed[i];
+                break;
+            }
         }
     }
-    io_uring_free_probe(probe);
-    return missing;
+    free(probe);
+    return -result;
 }
 
 struct io_uring_buf_ring *millrace_buffers_register(
@@ -121,16 +129,19 @@ int millrace_set_affinity(int thread, uint64_t cpus) {
 
 int millrace_direct_flag(void) { return O_DIRECT; }
 
-uint64_t millrace_allowed_cpus(void) {
+static uint64_t cpus_of(pid_t thread) {
     cpu_set_t set;
     CPU_ZERO(&set);
-    if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+    if (sched_getaffinity(thread, sizeof(set), &set) != 0) return 1;
     uint64_t map = 0;
     for (int cpu = 0; cpu < 64; cpu++) {
         if (CPU_ISSET(cpu, &set)) map |= 1ull << cpu;
     }
     return map;
 }
+
+uint64_t millrace_allowed_cpus(void) { return cpus_of(0); }
+uint64_t millrace_process_cpus(void) { return cpus_of(getpid()); }
 
 #ifndef STATX_DIOALIGN
 #define STATX_DIOALIGN 0x00002000U
@@ -219,4 +230,81 @@ void millrace_event_signal(int fd) {
     uint64_t one = 1;
     ssize_t written = write(fd, &one, sizeof(one));
     (void)written;
+}
+
+int millrace_poll_open(void) {
+    int fd = epoll_create1(EPOLL_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+int millrace_poll_watch(
+    int poll, int fd, uint64_t token, _Bool readable, _Bool writable, _Bool is_watched
+) {
+    struct epoll_event event = {
+        .events = (readable ? EPOLLIN : 0u) | (writable ? EPOLLOUT : 0u),
+        .data.u64 = token,
+    };
+    // A hang-up is always reported, whatever is asked for.
+    int operation = event.events == 0 ? EPOLL_CTL_DEL
+                    : is_watched      ? EPOLL_CTL_MOD
+                                      : EPOLL_CTL_ADD;
+    if (operation == EPOLL_CTL_DEL && !is_watched) return 0;
+    return epoll_ctl(poll, operation, fd, &event) == 0 ? 0 : errno;
+}
+
+int millrace_poll_wait(
+    int poll, struct millrace_poll_event *events, int capacity, int milliseconds
+) {
+    struct epoll_event found[256];
+    if (capacity > 256) capacity = 256;
+    int count = epoll_wait(poll, found, capacity, milliseconds);
+    if (count < 0) return 0;
+    for (int i = 0; i < count; i++) {
+        uint32_t what = found[i].events;
+        _Bool ended = (what & (EPOLLERR | EPOLLHUP)) != 0;
+        events[i] = (struct millrace_poll_event){
+            .token = found[i].data.u64,
+            .readable = ended || (what & EPOLLIN) != 0,
+            .writable = ended || (what & EPOLLOUT) != 0,
+        };
+    }
+    return count;
+}
+
+int millrace_accept(int listener) {
+    int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+void millrace_set_nonblocking(int fd) { fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK); }
+
+int64_t millrace_write_at(int fd, const void *bytes, size_t count, int64_t position, _Bool synced) {
+    struct iovec part = {.iov_base = (void *)bytes, .iov_len = count};
+    ssize_t written;
+    do {
+        written = pwritev2(fd, &part, 1, position, synced ? RWF_DSYNC : 0);
+    } while (written < 0 && errno == EINTR);
+    return written < 0 ? -errno : written;
+}
+
+int64_t millrace_read_at(int fd, void *bytes, size_t count, int64_t position) {
+    ssize_t taken;
+    do {
+        taken = pread(fd, bytes, count, position);
+    } while (taken < 0 && errno == EINTR);
+    return taken < 0 ? -errno : taken;
+}
+
+int millrace_allocate(int fd, int64_t position, int64_t bytes) {
+    int result;
+    do {
+        result = fallocate(fd, 0, position, bytes);
+    } while (result < 0 && errno == EINTR);
+    return result < 0 ? -errno : 0;
+}
+
+uint64_t millrace_memlock_limit(void) {
+    struct rlimit limit = {0, 0};
+    getrlimit(RLIMIT_MEMLOCK, &limit);
+    return limit.rlim_cur;
 }

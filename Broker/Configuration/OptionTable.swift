@@ -96,6 +96,12 @@ package enum OptionTable {
             IdleStrategy.allCases,
             \.idle
         ),
+        choice(
+            "loop",
+            "what a shard asks the kernel through; auto takes epoll where io_uring is refused",
+            LoopChoice.allCases,
+            \.loop
+        ),
 
         size(
             "journal-size",

@@ -37,6 +37,7 @@ package struct ServerOptions: Sendable, Equatable {
     /// Empty: the scheduler decides.
     package var cpus: [Int] = []
     package var idle = IdleStrategy.adaptive
+    package var loop = LoopChoice.auto
     package var journalBytes = Self.journalBytesDefault
     package var journalFiles = 4
     package var limits = ShardLimits()

@@ -25,48 +25,30 @@ public struct Ring: ~Copyable {
     /// - Parameters:
     ///   - entries: submissions that can be queued between two enters.
     ///   - completions: what the kernel keeps before it overflows into slower lists.
-    /// - Throws: with a sentence that says what to change, when io_uring is refused or too old.
+    /// - Throws: when io_uring is refused or too old; `RingRefusal` says what to change.
     public init(entries: UInt32, completions: UInt32) throws(SystemError) {
-        handle = .allocate(capacity: 1)
+        // Set last: from then on the deinit runs, also when the initialiser throws.
+        let handle = UnsafeMutablePointer<io_uring>.allocate(capacity: 1)
         handle.initialize(to: io_uring())
         let result = millrace_ring_setup(handle, entries, completions)
         guard result == 0 else {
             handle.deallocate()
-            throw SystemError(Self.advice(errno: -result), errno: -result)
+            throw SystemError("io_uring_setup", errno: -result)
         }
-        let missing = millrace_ring_missing_operation(handle)
-        guard missing < 0 else {
+        var missing: Int32 = -1
+        let error = millrace_ring_missing_operation(handle, &missing)
+        guard error == 0, missing < 0 else {
             io_uring_queue_exit(handle)
             handle.deallocate()
-            throw SystemError(
-                "io_uring: the kernel lacks operation \(missing); Linux 6.1 or later is needed",
-                errno: ENOSYS)
+            if error != 0 { throw SystemError("io_uring_register", errno: error) }
+            throw SystemError("operation \(missing) of io_uring", errno: EOPNOTSUPP)
         }
+        self.handle = handle
     }
 
     deinit {
         io_uring_queue_exit(handle)
         handle.deallocate()
-    }
-
-    /// What a person can do about a refused ring.
-    private static func advice(errno code: Int32) -> String {
-        switch code {
-        case EPERM:
-            "io_uring_setup: refused; check /proc/sys/kernel/io_uring_disabled (0 allows it), and in "
-                + "a container the seccomp profile (it must let io_uring_setup, io_uring_enter and "
-                + "io_uring_register through)"
-        case ENOSYS:
-            "io_uring_setup: this kernel has no io_uring; Linux 6.1 or later is needed"
-        case EINVAL:
-            "io_uring_setup: this kernel is too old (DEFER_TASKRUN came with Linux 6.1)"
-        case ENOMEM:
-            "io_uring_setup: not enough locked memory; raise RLIMIT_MEMLOCK (ulimit -l) to 64 MiB"
-        case EMFILE, ENFILE:
-            "io_uring_setup: no file descriptors left; raise RLIMIT_NOFILE (ulimit -n)"
-        default:
-            "io_uring_setup"
-        }
     }
 
     /// True when `enter()` would bring completions.

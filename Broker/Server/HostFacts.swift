@@ -194,6 +194,7 @@ package struct HostFacts: Sendable {
     /// - Parameter directAlignment: as `DataDirectory` found it.
     package func pairs(
         idle: IdleStrategy,
+        loop: LoopDecision,
         cpu: Int?,
         dataDirectory: String,
         directAlignment: Int?,
@@ -205,6 +206,8 @@ package struct HostFacts: Sendable {
             pair("kernel", kernel),
             pair("cpu_model", processor),
             pair("io_uring", uring),
+            pair("loop", loop.kind.rawValue),
+            pair("loop_reason", loop.reason),
             pair("idle", idle.rawValue),
             pair("cpu", cpu.map(String.init) ?? "any"),
             pair("data_dir", dataDirectory),

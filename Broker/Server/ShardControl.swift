@@ -19,6 +19,7 @@ package final class ShardControl: Sendable {
     /// What the loop last said.
     package struct Published: Sendable {
         package var stage = "recovering"
+        package var loop: LoopDecision?
         package var progress = RecoveryProgress(stage: "starting")
         package var recovery: RecoveryReport?
         package var serverID: UInt64?
@@ -33,7 +34,11 @@ package final class ShardControl: Sendable {
         package init() {}
     }
 
-    package init() { eventDescriptor = millrace_event_fd() }
+    /// - Parameter loop: which one will run; for those who ask.
+    package init(loop: LoopDecision? = nil) {
+        eventDescriptor = millrace_event_fd()
+        published.withLock { $0.loop = loop }
+    }
     deinit { close(eventDescriptor) }
 
     // Other threads:

@@ -13,6 +13,7 @@ package struct ShardConfiguration: Sendable {
     package var limits: ShardLimits
     package var geometry: JournalGeometry
     package var idle: IdleStrategy
+    package var loop: LoopKind
     package var cpu: Int?
     package var listeners: [Int32]
     package var addresses: [ShardAddress]
@@ -23,13 +24,14 @@ package struct ShardConfiguration: Sendable {
 
     package init(
         dataDirectory: String, limits: ShardLimits, geometry: JournalGeometry,
-        idle: IdleStrategy, cpu: Int?, listeners: [Int32], addresses: [ShardAddress],
+        idle: IdleStrategy, loop: LoopKind, cpu: Int?, listeners: [Int32], addresses: [ShardAddress],
         usesDirectIO: Bool, hostFacts: [Pair], takesMemory: Bool
     ) {
         self.dataDirectory = dataDirectory
         self.limits = limits
         self.geometry = geometry
         self.idle = idle
+        self.loop = loop
         self.cpu = cpu
         self.listeners = listeners
         self.addresses = addresses
@@ -134,13 +136,16 @@ package enum ShardThread {
                 recovered: recovered, limits: configuration.limits,
                 addresses: configuration.addresses, now: Clock.now)
             machine.hostFacts = configuration.hostFacts
-            var settings = Shard.Settings()
-            settings.idle = configuration.idle
-            var shard = try Shard(
-                machine: machine, root: configuration.dataDirectory,
-                listeners: configuration.listeners, control: control, settings: settings,
-                opensDirect: configuration.usesDirectIO, log: log)
-            shard.run()
+            switch configuration.loop {
+            case .uring:
+                var shard = try Shard<RingPort>(
+                    machine: machine, configuration: configuration, control: control, log: log)
+                shard.run()
+            case .epoll:
+                var shard = try Shard<EpollPort>(
+                    machine: machine, configuration: configuration, control: control, log: log)
+                shard.run()
+            }
             return .stopped
         } catch let error as RecoveryError {
             return .failed(error.description)

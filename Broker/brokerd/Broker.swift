@@ -50,6 +50,8 @@ enum Broker {
                 ["limit": number(descriptors.limit), "wanted": number(options.descriptorsWanted)]
             )
         }
+        // Before the disk is touched: without the loop that is wanted nothing was begun.
+        let loop = try LoopDecision.make(options.loop)
         let takesMemory = checkMemory(UInt64(options.limits.tailBytesMax), logger)
         let directory = try DataDirectory(path: options.dataDirectory)
         // Everything that is started from here on stays off the shard's CPU; the shard pins itself.
@@ -57,15 +59,16 @@ enum Broker {
         let host = HostFacts.gather(dataDirectory: options.dataDirectory)
         let facts = host.pairs(
             idle: options.idle,
+            loop: loop,
             cpu: options.cpu,
             dataDirectory: options.dataDirectory,
             directAlignment: directory.directAlignment,
             version: version
         )
-        say(facts, host, directory.directAlignment, options, logger)
+        say(facts, host, loop, directory.directAlignment, options, logger)
 
         let sockets = try Sockets(options.listen)
-        let control = ShardControl()
+        let control = ShardControl(loop: loop)
         let pages = AdminPages(control: control, version: version)
         let admin = try startAdmin(options, pages, logger)
 
@@ -77,6 +80,7 @@ enum Broker {
                 limits: options.limits,
                 geometry: options.geometry,
                 idle: options.idle,
+                loop: loop.kind,
                 cpu: options.cpu,
                 listeners: sockets.descriptors,
                 addresses: sockets.shardAddresses,
@@ -214,6 +218,7 @@ enum Broker {
     private static func say(
         _ facts: [Pair],
         _ host: HostFacts,
+        _ loop: LoopDecision,
         _ directAlignment: Int?,
         _ options: ServerOptions,
         _ logger: Logger
@@ -222,6 +227,14 @@ enum Broker {
         for fact in facts { fields[fact.name] = .string(fact.value) }
         fields["pid"] = .stringConvertible(getpid())
         logger.record(.info, "starting", "brokerd \(version)", fields)
+        if let refusal = loop.refusal {
+            logger.record(
+                .warning,
+                "loop-fallback",
+                "running on epoll, which is slower: io_uring is refused (\(refusal.cause.rawValue)): \(refusal)",
+                ["cause": .string(refusal.cause.rawValue)]
+            )
+        }
         if directAlignment == nil {
             logger.record(
                 .warning,
@@ -246,6 +259,7 @@ enum Broker {
             "listen": .array(listen.map { .string($0.description) }),
             "admin": .string(admin?.description ?? "off"),
         ]
+        if let loop = published.loop { fields["loop"] = .string(loop.kind.rawValue) }
         if let serverID = published.serverID { fields["server_id"] = hex(serverID) }
         if let recovery = published.recovery {
             let seconds = published.recoverySeconds ?? 0

@@ -16,6 +16,7 @@ package final class BrokerProcess {
         package var admin: String
         package var serverID: String
         package var epoch: Int
+        package var loop: String
         package var recoverySeconds: Double
 
         /// The first TCP address.
@@ -38,10 +39,12 @@ package final class BrokerProcess {
     ///   - options: come after the helper's own (free ports, a small journal for a new directory,
     ///     JSON lines), each of which is left out when it is among them.
     ///   - environment: added to this process's, from which MILLRACE_ variables are taken out.
+    ///   - launcher: a program built beside it, and its arguments, that ends by executing brokerd.
     package init(
         dataDirectory: String? = nil,
         options: [String] = [],
-        environment: [String: String] = [:]
+        environment: [String: String] = [:],
+        launcher: [String] = []
     ) throws {
         let name = "millrace-\(UUID().uuidString)"
         let temporary = FileManager.default.temporaryDirectory.path
@@ -59,9 +62,13 @@ package final class BrokerProcess {
         where !options.contains(where: { $0 == flag || $0.hasPrefix(flag + "=") }) {
             arguments += [flag, value]
         }
+        var command = [try Self.program()] + arguments + options
+        if let first = launcher.first {
+            command = [try Self.program(first)] + launcher.dropFirst() + command
+        }
         processID = try Self.spawn(
-            try Self.program(),
-            arguments + options,
+            command[0],
+            Array(command.dropFirst()),
             environment,
             output: logPath
         )
@@ -103,6 +110,7 @@ package final class BrokerProcess {
                     admin: line["admin"] as? String ?? "",
                     serverID: line["server_id"] as? String ?? "",
                     epoch: (line["epoch"] as? NSNumber)?.intValue ?? 0,
+                    loop: line["loop"] as? String ?? "",
                     recoverySeconds: (line["recovery_seconds"] as? NSNumber)?.doubleValue ?? 0
                 )
             }
@@ -160,15 +168,15 @@ package final class BrokerProcess {
 
     // MARK: starting it
 
-    /// `brokerd` beside the tests that run, or in the build directory below where they run.
-    package static func program() throws -> String {
+    /// A program beside the tests that run, or in the build directory below where they run.
+    package static func program(_ name: String = "brokerd") throws -> String {
         var candidates: [String] = []
         if let own = try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe") {
-            candidates.append(URL(filePath: own).deletingLastPathComponent().path + "/brokerd")
+            candidates.append(URL(filePath: own).deletingLastPathComponent().path + "/\(name)")
         }
-        candidates.append(FileManager.default.currentDirectoryPath + "/.build/release/brokerd")
+        candidates.append(FileManager.default.currentDirectoryPath + "/.build/release/\(name)")
         for candidate in candidates where access(candidate, X_OK) == 0 { return candidate }
-        throw Failure(description: "there is no brokerd at \(candidates.joined(separator: " or "))")
+        throw Failure(description: "there is no \(name) at \(candidates.joined(separator: " or "))")
     }
 
     private static func spawn(

@@ -162,7 +162,7 @@ import WireProtocol
     }
 
     @Test("a shard pinned to the interrupt's CPU is told so, others are not")
-    func conflict() {
+    func conflict() throws {
         var facts = HostFacts.gather(dataDirectory: "/")
         #expect(facts.kernel.hasPrefix("Linux "))
         facts.device = BlockDevice(
@@ -176,6 +176,7 @@ import WireProtocol
         #expect(facts.interruptConflict(cpu: nil) == nil)
         let pairs = facts.pairs(
             idle: .spin,
+            loop: try LoopDecision.make(.epoll),
             cpu: 1,
             dataDirectory: "d",
             directAlignment: nil,
@@ -186,5 +187,7 @@ import WireProtocol
         #expect(values["disk_interrupts"] == "virtio1-req.0 on CPU 1")
         #expect(values["direct_io"]?.hasPrefix("no: ") == true)
         #expect(values["idle"] == "spin")
+        #expect(values["loop"] == "epoll")
+        #expect(values["loop_reason"] == "--loop epoll")
     }
 }

@@ -1,11 +1,11 @@
 import BrokerProcess
 import Foundation
+import ShardRuntime
 import Testing
 
-/// A real brokerd: what an operator sees of it.
-@Suite struct ProcessTests {
+enum ControlTool {
     /// Runs `brokerctl` to its end.
-    private func control(
+    static func run(
         _ broker: BrokerProcess.Ready,
         _ arguments: [String],
         input: String = ""
@@ -13,9 +13,7 @@ import Testing
         throws -> String
     {
         let tool = Process()
-        tool.executableURL = URL(
-            filePath: try BrokerProcess.program().replacing("/brokerd", with: "/brokerctl")
-        )
+        tool.executableURL = URL(filePath: try BrokerProcess.program("brokerctl"))
         tool.arguments = arguments + ["--server", broker.address]
         let (output, lines) = (Pipe(), Pipe())
         tool.standardOutput = output
@@ -28,13 +26,18 @@ import Testing
         #expect(tool.terminationStatus == 0, "brokerctl \(arguments.joined(separator: " "))")
         return String(decoding: data, as: UTF8.self)
     }
+}
 
+/// A real brokerd: what an operator sees of it.
+@Suite struct ProcessTests {
     @Test(
-        "it serves HTTP with health, readiness and metrics of queues and groups, and stops with 0"
+        "it serves HTTP with health, readiness and metrics of queues and groups, and stops with 0",
+        arguments: LoopKind.allCases
     )
-    func life() throws {
-        let broker = try BrokerProcess()
+    func life(loop: LoopKind) throws {
+        let broker = try BrokerProcess(options: ["--loop", loop.rawValue])
         let ready = try broker.waitUntilReady()
+        #expect(ready.loop == loop.rawValue)
         #expect(ready.epoch == 1)
         #expect(ready.serverID.count == 16)
         #expect(try HTTPGet.get(ready.admin, "/healthz").status == 200)
@@ -44,9 +47,9 @@ import Testing
         #expect(refused.status == 400)
         #expect(refused.body.contains("unknown: queue"))
 
-        _ = try control(ready, ["queue", "create", "orders", "--partitions", "1"])
-        _ = try control(ready, ["queue", "publish", "orders", "--lines", "-"], input: "a\nb\nc\n")
-        let consumed = try control(
+        _ = try ControlTool.run(ready, ["queue", "create", "orders", "--partitions", "1"])
+        _ = try ControlTool.run(ready, ["queue", "publish", "orders", "--lines", "-"], input: "a\nb\nc\n")
+        let consumed = try ControlTool.run(
             ready,
             ["queue", "consume", "orders", "--group", "g", "--from", "start", "--count", "3"]
         )
@@ -77,8 +80,8 @@ import Testing
         let writes = lines.first { $0.hasPrefix("millrace_journal_write_seconds_count ") }
         #expect(writes.flatMap { $0.split(separator: " ").last }.flatMap { Int($0) } ?? 0 > 0)
 
-        let status = try control(ready, ["server", "status"])
-        for fact in ["kernel", "cpu_model", "io_uring", "idle", "direct_io", "disk_interrupts"] {
+        let status = try ControlTool.run(ready, ["server", "status"])
+        for fact in ["kernel", "cpu_model", "io_uring", "loop", "idle", "direct_io", "disk_interrupts"] {
             #expect(status.contains(fact))
         }
 
@@ -91,27 +94,36 @@ import Testing
         }
     }
 
-    @Test("a stopped broker starts clean, a killed one recovers, each with a new epoch")
-    func restarts() throws {
-        let first = try BrokerProcess()
+    /// What one loop left, the other takes up.
+    @Test(
+        "a stopped broker starts clean, a killed one recovers, each with a new epoch",
+        arguments: [
+            [LoopKind.uring, .uring, .uring], [.epoll, .epoll, .epoll], [.uring, .epoll, .uring],
+        ]
+    )
+    func restarts(loops: [LoopKind]) throws {
+        let options = loops.map { ["--loop", $0.rawValue] }
+        let first = try BrokerProcess(options: options[0])
         let ready = try first.waitUntilReady()
-        _ = try control(ready, ["queue", "create", "orders", "--partitions", "1"])
+        _ = try ControlTool.run(ready, ["queue", "create", "orders", "--partitions", "1"])
         #expect(try first.stop() == 0)
 
-        let second = try BrokerProcess(dataDirectory: first.dataDirectory)
+        let second = try BrokerProcess(
+            dataDirectory: first.dataDirectory, options: options[1])
         let again = try second.waitUntilReady()
         #expect(again.serverID == ready.serverID)
         #expect(again.epoch > ready.epoch)
         #expect(second.logLines(event: "ready").first?["clean"] as? Bool == true)
-        _ = try control(again, ["queue", "publish", "orders", "--lines", "-"], input: "a\nb\n")
+        _ = try ControlTool.run(again, ["queue", "publish", "orders", "--lines", "-"], input: "a\nb\n")
         second.kill()
 
-        let third = try BrokerProcess(dataDirectory: first.dataDirectory)
+        let third = try BrokerProcess(
+            dataDirectory: first.dataDirectory, options: options[2])
         let recovered = try third.waitUntilReady()
         #expect(recovered.epoch > again.epoch)
         #expect(third.logLines(event: "ready").first?["clean"] as? Bool == false)
         #expect(
-            try control(
+            try ControlTool.run(
                 recovered,
                 ["queue", "consume", "orders", "--from", "start", "--until-end"]
             )
@@ -158,11 +170,17 @@ import Testing
         #expect(variable.log.contains("unknown environment variable MILLRACE_NO_SUCH"))
     }
 
-    @Test("it listens on a Unix socket as well, whose file goes with it, and without HTTP if asked")
-    func unixSocket() throws {
+    @Test(
+        "it listens on a Unix socket as well, whose file goes with it, and without HTTP if asked",
+        arguments: LoopKind.allCases
+    )
+    func unixSocket(loop: LoopKind) throws {
         let path = FileManager.default.temporaryDirectory.path + "/\(UUID().uuidString).sock"
         let broker = try BrokerProcess(
-            options: ["--listen", "127.0.0.1:0", "--listen", "unix:\(path)", "--admin", "off"])
+            options: [
+                "--listen", "127.0.0.1:0", "--listen", "unix:\(path)", "--admin", "off",
+                "--loop", loop.rawValue,
+            ])
         let ready = try broker.waitUntilReady()
         #expect(ready.unixPath == path)
         #expect(ready.admin == "off")
@@ -170,6 +188,22 @@ import Testing
         broker.send(signal: SIGINT)
         #expect(try broker.waitForEnd() == 0)
         #expect(!FileManager.default.fileExists(atPath: path))
+    }
+
+    @Test(
+        "whoever does not speak the protocol is told so before the connection ends",
+        arguments: LoopKind.allCases
+    )
+    func lastWords(loop: LoopKind) throws {
+        let broker = try BrokerProcess(options: ["--loop", loop.rawValue])
+        let ready = try broker.waitUntilReady()
+        // Reads to the end of what comes: a reset instead would be an error of its own.
+        let failure = #expect(throws: BrokerProcess.Failure.self) {
+            try HTTPGet.get(ready.address, "/")
+        }
+        let text = try #require(failure).description
+        #expect(text.contains("not a frame of this protocol"), "\(text)")
+        #expect(try broker.stop() == 0)
     }
 
     @Test("while it makes or reads its journal HTTP answers: alive, not ready, and how far it is")

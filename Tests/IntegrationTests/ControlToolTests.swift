@@ -1,6 +1,7 @@
 import ChildProcess
 import Foundation
 import ReplayHarness
+import ShardRuntime
 import Testing
 import WireProtocol
 
@@ -40,8 +41,8 @@ import WireProtocol
         private let tool: String
         private var runs = 0
 
-        init() throws {
-            broker = try LiveBroker()
+        init(_ loop: LoopKind) throws {
+            broker = try LiveBroker(loop)
             tool = try #require(Executable.beside("brokerctl"))
         }
 
@@ -79,12 +80,16 @@ import WireProtocol
         }
     }
 
-    @Test("a queue's life by brokerctl, from create to rm, over a kill of the broker")
-    func wholeLife() throws {
-        let bench = try Bench()
+    @Test(
+        "a queue's life by brokerctl, from create to rm, over a kill of the broker",
+        arguments: LoopKind.allCases
+    )
+    func wholeLife(loop: LoopKind) throws {
+        let bench = try Bench(loop)
         let status = try bench.json("server", "status")
         #expect(status.code == 0)
         #expect(try status.object()["protocol_version"] as? Int == 1)
+        #expect(try status.object()["loop"] as? String == loop.rawValue)
 
         let made = try bench.json(
             "queue",
@@ -163,9 +168,12 @@ import WireProtocol
         #expect(left == ["ticks"])
     }
 
-    @Test("a group goes on where its last consumer stopped, also over a kill of the broker")
-    func groups() throws {
-        let bench = try Bench()
+    @Test(
+        "a group goes on where its last consumer stopped, also over a kill of the broker",
+        arguments: LoopKind.allCases
+    )
+    func groups(loop: LoopKind) throws {
+        let bench = try Bench(loop)
         #expect(try bench.json("queue", "create", "orders").code == 0)
         let input = (0..<30).map { "record \($0)\n" }.joined()
         let published = try bench.json(
@@ -196,9 +204,12 @@ import WireProtocol
         #expect(groups.compactMap { $0["lag_records"] as? Int } == [0])
     }
 
-    @Test("what a memory queue lost in a kill is shown as a range, and counted")
-    func lost() throws {
-        let bench = try Bench()
+    @Test(
+        "what a memory queue lost in a kill is shown as a range, and counted",
+        arguments: LoopKind.allCases
+    )
+    func lost(loop: LoopKind) throws {
+        let bench = try Bench(loop)
         #expect(try bench.json("queue", "create", "ticks", "--durability", "memory").code == 0)
         let input = (0..<30).map { "tick \($0)\n" }.joined()
         let published = try bench.json(
@@ -233,9 +244,12 @@ import WireProtocol
         }
     }
 
-    @Test("a no of the broker is 1, with the status' name and nothing on standard output")
-    func refused() throws {
-        let bench = try Bench()
+    @Test(
+        "a no of the broker is 1, with the status' name and nothing on standard output",
+        arguments: LoopKind.allCases
+    )
+    func refused(loop: LoopKind) throws {
+        let bench = try Bench(loop)
         #expect(try bench.json("queue", "create", "orders").code == 0)
         for (arguments, status) in [
             (["queue", "create", "orders"], "queue-exists"),
@@ -254,9 +268,12 @@ import WireProtocol
         }
     }
 
-    @Test("a wrong command line is 2, an absent broker 3, both with nothing on standard output")
-    func usageAndUnreachable() throws {
-        let bench = try Bench()
+    @Test(
+        "a wrong command line is 2, an absent broker 3, both with nothing on standard output",
+        arguments: LoopKind.allCases
+    )
+    func usageAndUnreachable(loop: LoopKind) throws {
+        let bench = try Bench(loop)
         let usage = try bench.json("queue", "create", "a", "--partitions", "0")
         #expect(usage.code == 2)
         #expect(usage.output.isEmpty)

@@ -3,6 +3,7 @@ import BrokerBasics
 import ChildProcess
 import Foundation
 import ReplayHarness
+import ShardRuntime
 import Testing
 import WireProtocol
 
@@ -121,19 +122,20 @@ import WireProtocol
     }
 
     @Test(
-        "killed again and again under replay, it loses, repeats and reorders nothing it confirmed"
+        "killed again and again under replay, it loses, repeats and reorders nothing it confirmed",
+        arguments: LoopKind.allCases
     )
-    func kills() throws {
+    func kills(loop: LoopKind) throws {
         let again = "again: MILLRACE_SEED=\(Self.seed) swift test -c release --filter Torture"
         do {
-            try torture(again)
+            try torture(loop, again)
         } catch {
             Issue.record("\(error) (\(again))")
         }
     }
 
-    private func torture(_ again: String) throws {
-        let broker = try LiveBroker()
+    private func torture(_ loop: LoopKind, _ again: String) throws {
+        let broker = try LiveBroker(loop)
         let queues = [
             try Self.make(
                 "orders",
@@ -248,16 +250,19 @@ import WireProtocol
         let sorted = recoveries.sorted()
         let times = (sorted.first, sorted[sorted.count / 2], sorted.last)
         print(
-            "torture: \(Self.kills) kills, seed \(Self.seed), recovery from \(times.0 ?? .zero) over "
+            "torture on \(loop.rawValue): \(Self.kills) kills, seed \(Self.seed), recovery from \(times.0 ?? .zero) over "
                 + "\(times.1) (median) to \(times.2 ?? .zero)"
         )
         if Self.kills <= 10 { print("torture: recoveries \(recoveries)") }
         #expect(broker.child.stop(timeoutMilliseconds: 10_000) == .exited(0))
     }
 
-    @Test("a producer's name fences whoever published under it before, also over a kill")
-    func fencing() throws {
-        let broker = try LiveBroker()
+    @Test(
+        "a producer's name fences whoever published under it before, also over a kill",
+        arguments: LoopKind.allCases
+    )
+    func fencing(loop: LoopKind) throws {
+        let broker = try LiveBroker(loop)
         try broker.create("orders", .synced, partitions: 1)
         let place = broker.place
         func open() throws -> PublishStream {

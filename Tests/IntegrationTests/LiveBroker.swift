@@ -1,6 +1,7 @@
 import BlockingClient
 import ChildProcess
 import ReplayHarness
+import ShardRuntime
 import Testing
 import WireProtocol
 
@@ -9,16 +10,18 @@ final class LiveBroker {
     let place = BrokerPlace()
     private let directory: TemporaryDirectory
     private let executable: String
+    private let loop: LoopKind
     private(set) var child: BrokerChild
     private var starts = 0
 
-    init() throws {
+    init(_ loop: LoopKind) throws {
+        self.loop = loop
         executable = try #require(
             Executable.beside("brokerd"),
             "brokerd is not beside the tests: build it with the same configuration"
         )
         directory = try TemporaryDirectory(prefix: "millrace-test")
-        child = try Self.spawn(executable, directory, 1)
+        child = try Self.spawn(executable, directory, 1, loop)
         starts = 1
         _ = try waitUntilReady()
     }
@@ -36,15 +39,16 @@ final class LiveBroker {
     private static func spawn(
         _ executable: String,
         _ directory: TemporaryDirectory,
-        _ number: Int
+        _ number: Int,
+        _ loop: LoopKind
     ) throws -> BrokerChild {
-        try BrokerChild(
-            .init(
-                executable: executable,
-                dataDirectory: directory.path + "/data",
-                logPath: directory.path + "/brokerd-\(number).log"
-            )
+        var options = BrokerChild.Options(
+            executable: executable,
+            dataDirectory: directory.path + "/data",
+            logPath: directory.path + "/brokerd-\(number).log"
         )
+        options.more = ["--loop", loop.rawValue]
+        return try BrokerChild(options)
     }
 
     /// Starts it again on the same directory.
@@ -52,7 +56,7 @@ final class LiveBroker {
     /// - Returns: how long it took until it was ready.
     func restart() throws -> Duration {
         starts += 1
-        child = try Self.spawn(executable, directory, starts)
+        child = try Self.spawn(executable, directory, starts, loop)
         return try waitUntilReady()
     }
 

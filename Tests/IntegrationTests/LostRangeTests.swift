@@ -3,14 +3,18 @@ import BrokerBasics
 import ChildProcess
 import Glibc
 import ReplayHarness
+import ShardRuntime
 import Testing
 import WireProtocol
 
 /// The gaps of a memory queue over several kills.
 @Suite(.serialized) struct LostRangeTests {
-    @Test("a gap is counted once, whether or not it was written before the next kill")
-    func countedOnce() throws {
-        let broker = try LiveBroker()
+    @Test(
+        "a gap is counted once, whether or not it was written before the next kill",
+        arguments: LoopKind.allCases
+    )
+    func countedOnce(loop: LoopKind) throws {
+        let broker = try LiveBroker(loop)
         let partitions = 16
         try broker.create("ticks", .memory, partitions: partitions)
         let place = broker.place

@@ -80,7 +80,7 @@ struct Driver: ~Copyable {
             self.ring = ring
             self.pool = pool
         } catch {
-            throw .system(error)
+            throw .noRing(RingRefusal(error, host: .current))
         }
         self.laneMax = laneMax
         self.meterCount = meterCount

@@ -56,8 +56,9 @@ static inline int millrace_ring_enter(struct io_uring *_Nonnull ring) {
 /// Submits, then waits for one completion or `nanoseconds`.
 int millrace_ring_wait(struct io_uring *_Nonnull ring, uint64_t nanoseconds);
 
-/// Which operations the kernel lacks of those the broker needs: the first one's number, or -1.
-int millrace_ring_missing_operation(struct io_uring *_Nonnull ring);
+/// Sets `missing` to the number of the first operation that the kernel lacks of those the broker
+/// needs, or to -1. Returns 0, or an errno when it can't be asked.
+int millrace_ring_missing_operation(struct io_uring *_Nonnull ring, int *_Nonnull missing);
 
 // Provided buffers.
 struct io_uring_buf_ring *_Nullable millrace_buffers_register(
@@ -103,5 +104,42 @@ int millrace_listen_unix(const char *_Nonnull path, int backlog);
 
 int millrace_event_fd(void);
 void millrace_event_signal(int fd);
+
+// epoll, level-triggered. Wrapped, so that no other C module's view of <sys/epoll.h> meets ours.
+struct millrace_poll_event {
+    uint64_t token;
+    _Bool readable;
+    /// Also set on an error or a hang-up: a send then says which.
+    _Bool writable;
+};
+/// Returns the descriptor or a negative errno.
+int millrace_poll_open(void);
+/// Watches `fd` for `readable` and `writable`; for neither, not at all, so that a hang-up wakes
+/// nobody. `is_watched` says whether it was watched before. Returns 0 or an errno.
+int millrace_poll_watch(
+    int poll, int fd, uint64_t token, _Bool readable, _Bool writable, _Bool is_watched
+);
+/// Waits up to `milliseconds`, 0 for not at all. Returns how many of `events` are filled, none on a
+/// signal.
+int millrace_poll_wait(
+    int poll, struct millrace_poll_event *_Nonnull events, int capacity, int milliseconds
+);
+
+/// Accepts one connection as a non-blocking socket. Returns the descriptor or a negative errno.
+int millrace_accept(int listener);
+void millrace_set_nonblocking(int fd);
+
+// Storage operations, each done when it returns: bytes or 0, or a negative errno.
+int64_t millrace_write_at(
+    int fd, const void *_Nonnull bytes, size_t count, int64_t position, _Bool synced
+);
+int64_t millrace_read_at(int fd, void *_Nonnull bytes, size_t count, int64_t position);
+int millrace_allocate(int fd, int64_t position, int64_t bytes);
+
+/// RLIMIT_MEMLOCK in bytes.
+uint64_t millrace_memlock_limit(void);
+
+/// The CPUs of the process' first thread, as a bitmap of the first 64.
+uint64_t millrace_process_cpus(void);
 
 #endif

@@ -2,6 +2,7 @@ package import BrokerBasics
 internal import BrokerCore
 package import BrokerServer
 internal import BrokerShard
+internal import ShardRuntime
 
 /// What one scrape is about: the shard's latest word, and what the server itself knows.
 package struct MetricSource: Sendable {
@@ -157,6 +158,16 @@ package enum MetricTable {
     private static let process: [Metric] = [
         Metric("build_info", .gauge, .none, "1, with the version of the broker.") {
             [Sample(1, [("version", $0.version)])]
+        },
+        Metric(
+            "loop_info",
+            .gauge,
+            .none,
+            "1, with the loop that the shard runs on, and why."
+        ) {
+            $0.published.loop.map {
+                [Sample(1, [("loop", $0.kind.rawValue), ("reason", $0.reason)])]
+            } ?? []
         },
         Metric("ready", .gauge, .none, "1 when clients are served, else 0.") {
             [Sample($0.isReady ? 1 : 0)]
