@@ -29,6 +29,15 @@ int millrace_ring_setup(struct io_uring *ring, unsigned entries, unsigned comple
     return result;
 }
 
+int millrace_ring_set_worker_cpus(struct io_uring *ring, uint64_t cpus) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    for (int cpu = 0; cpu < 64; cpu++) {
+        if (cpus & (1ull << cpu)) CPU_SET(cpu, &set);
+    }
+    return -io_uring_register_iowq_aff(ring, sizeof(set), &set);
+}
+
 int millrace_ring_wait(struct io_uring *ring, uint64_t nanoseconds) {
     struct io_uring_cqe *completion = NULL;
     struct __kernel_timespec timeout = {
@@ -105,6 +114,7 @@ int millrace_set_slice(uint64_t nanoseconds) {
     memset(&attributes, 0, sizeof(attributes));
     attributes.size = sizeof(attributes);
     attributes.policy = SCHED_OTHER;
+    attributes.flags = 1;  // SCHED_FLAG_RESET_ON_FORK
     attributes.runtime = nanoseconds;
     return syscall(SYS_sched_setattr, 0, &attributes, 0) == 0 ? 0 : errno;
 }

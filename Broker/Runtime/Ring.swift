@@ -51,6 +51,12 @@ public struct Ring: ~Copyable {
         handle.deallocate()
     }
 
+    /// Lets the kernel's workers run where the process' first thread may: not on the CPU of an owner
+    /// that is pinned, and spins. Where the kernel can't, they run anywhere.
+    public func keepWorkersOffOwner() {
+        _ = millrace_ring_set_worker_cpus(handle, millrace_process_cpus())
+    }
+
     /// True when `enter()` would bring completions.
     @inline(__always) public var hasWork: Bool { millrace_ring_has_work(handle) }
     /// Completions that the kernel had to keep outside the queue, in all.

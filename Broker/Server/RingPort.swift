@@ -48,6 +48,7 @@ package struct RingPort: ~Copyable, ShardPort {
         let buffers = try BufferPool(
             ring: ring, count: Self.receiveBuffers,
             bufferBytes: ShardPortSetup.receiveBufferBytes)
+        ring.keepWorkersOffOwner()
         let files = try OpenFiles(setup)
         journalMemory = setup.journalMemory
         var region = iovec(iov_base: journalMemory.baseAddress, iov_len: journalMemory.count)

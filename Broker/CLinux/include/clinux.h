@@ -24,6 +24,9 @@
 /// that says in shared memory when there is work to take (so that spinning needs no system call).
 /// Returns 0 or a negative errno.
 int millrace_ring_setup(struct io_uring *_Nonnull ring, unsigned entries, unsigned completions);
+/// Where the kernel's workers for what would block (opening a file, a sync) may run: a bitmap of the
+/// first 64 CPUs. Returns 0 or an errno.
+int millrace_ring_set_worker_cpus(struct io_uring *_Nonnull ring, uint64_t cpus);
 
 /// True when completions are in the queue or the kernel has some to post at the next enter.
 static inline _Bool millrace_ring_has_work(struct io_uring *_Nonnull ring) {
@@ -77,7 +80,8 @@ static inline void millrace_buffers_advance(
 }
 
 /// Sets the calling thread's time slice (SCHED_OTHER, `sched_runtime`), so that a spinning
-/// neighbour is preempted less often. Returns 0 or an errno.
+/// neighbour is preempted less often. Threads that it makes, the kernel's workers for its ring among
+/// them, get an ordinary slice. Returns 0 or an errno.
 int millrace_set_slice(uint64_t nanoseconds);
 void millrace_name_thread(const char *_Nonnull name);
 /// Pins the calling thread to one CPU. Returns 0 or an errno.
