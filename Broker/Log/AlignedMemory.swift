@@ -52,14 +52,4 @@ public struct AlignedMemory: ~Copyable {
         madvise(base, bytes, MADV_HUGEPAGE)
         return (base, bytes)
     }
-
-    /// Takes the memory from the system now and not at its first use, when that would hold up a
-    /// request.
-    ///
-    /// - Returns: false when the kernel has not that much, or can't do it (before Linux 5.14); the
-    ///   rest is then taken at its first use.
-    @discardableResult
-    public func takeNow() -> Bool {
-        mappedBytes == 0 || madvise(base, mappedBytes, MADV_POPULATE_WRITE) == 0
-    }
 }

@@ -86,7 +86,8 @@ public struct ChunkPool: ~Copyable {
     private static let largest = 3
     private static let oversized = 4
     private static let free = -1
-    private let memory: AlignedMemory
+    /// The whole budget.
+    public let memory: AlignedMemory
     private let slabs: UnsafeMutablePointer<Slab>
     private let slabCount: Int
     /// Per size, the first slab with room; of the largest size, the first free slab.
@@ -115,10 +116,6 @@ public struct ChunkPool: ~Copyable {
             descriptor.deallocate()
         }
     }
-
-    /// Takes the whole budget from the system now: see `AlignedMemory.takeNow`.
-    @discardableResult
-    public func takeNow() -> Bool { memory.takeNow() }
 
     // MARK: slabs
 

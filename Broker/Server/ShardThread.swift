@@ -19,7 +19,7 @@ package struct ShardConfiguration: Sendable {
     package var addresses: [ShardAddress]
     package var usesDirectIO: Bool
     package var hostFacts: [Pair]
-    /// Take the tails' memory from the system before serving, not as records come.
+    /// Take the tails' memory from the system at the start, not as records come.
     package var takesMemory: Bool
 
     package init(
@@ -120,7 +120,7 @@ package enum ShardThread {
                     "\(conflict) (the journal's size is that of the data directory, set when it was "
                         + "made)")
             }
-            if configuration.takesMemory { recovered.state.pool.takeNow() }
+            if configuration.takesMemory { MemoryTaker.start(recovered.state.pool.memory.buffer) }
             let report = recovered.report
             let serverID = recovered.identity.serverID
             let geometry = recovered.identity.geometry
