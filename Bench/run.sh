@@ -42,25 +42,33 @@ stop() {
         broker=
     fi
 }
-trap 'stop; rm -rf "$dir/data"' EXIT
+used=0
+data=
+trap 'stop; rm -rf "$dir"/data-*' EXIT
 
-# serve CPU LOG: a broker on what the data directory holds, spinning on that core.
+# serve CPU LOG [OPTIONS…]: a broker on what the data directory holds, spinning on that core.
 serve() {
-    "$programs/brokerd" --data-dir "$dir/data" --listen "127.0.0.1:$port" \
-        --admin "127.0.0.1:$admin" --idle spin --cpus "$1" --journal-size $journal 2>"$2" &
+    local cpu=$1 log=$2
+    shift 2
+    "$programs/brokerd" "$@" --data-dir "$data" --listen "127.0.0.1:$port" \
+        --admin "127.0.0.1:$admin" --idle spin --cpus "$cpu" --journal-size $journal 2>"$log" &
     broker=$!
     for _ in $(seq 3000); do
-        if grep -q 'ready' "$2"; then return; fi
+        if grep -q 'ready' "$log"; then return; fi
         sleep 0.01
     done
-    echo "bench: the broker does not become ready; see $2" >&2
+    echo "bench: the broker does not become ready; see $log" >&2
     exit 1
 }
-# start CPU: a fresh broker.
+# start CPU [OPTIONS…]: a fresh broker. What the one before left is removed at the end: ext4 makes no file
+# quickly where many were deleted within the last half minute.
 start() {
     stop
-    rm -rf "$dir/data"
-    serve "$1" "$raw/brokerd.log"
+    used=$((used + 1))
+    data=$dir/data-$used
+    local cpu=$1
+    shift
+    serve "$cpu" "$raw/brokerd.log" "$@"
 }
 
 # yardstick FILE NAME…: the baselines of these names, without a broker beside them.
@@ -204,12 +212,13 @@ if is_wanted flow; then
         "$alternations × $(value flow-1 samples) |"
 fi
 
+# Warm for longer than elsewhere: each queue has begun its file, and the journal has gone round.
 if is_wanted queues; then
     for run in $(seq "$alternations"); do
         for queues in 1 1000; do
             start 0
             # shellcheck disable=SC2086
-            load "queues-$queues-$run" 1 publish $short --durability synced --size 256 \
+            load "queues-$queues-$run" 1 publish $short --warmup 3 --durability synced --size 256 \
                 --window 1000 --queues "$queues"
         done
     done
@@ -223,30 +232,29 @@ if is_wanted queues; then
     done
 fi
 
-# Recovery: killed under a load that the disk can't keep up with, when the journal is as full as
-# back-pressure lets it become, then started on what is left.
+# Recovery: without write-behind the journal fills until back-pressure stops the load; then killed, and
+# started on what is left.
 metric() { curl -fsS "http://127.0.0.1:$admin/metrics" | sed -n "s/^$1 //p"; }
 if is_wanted recovery; then
     for run in $(seq "$long_alternations"); do
-        start 0
+        start 0 --writes-behind-max 0
         "$programs/brokerload" publish --server "127.0.0.1:$port" --cpu 1 --durability synced \
-            --size 256 --batch 32 --window 4096 --duration 20 >/dev/null 2>&1 &
+            --size 256 --batch 32 --window 64 --duration 60 >/dev/null 2>&1 &
         writer=$!
-        # The fullest it gets in four seconds, then the next time that it is nearly so.
-        fullest=0
-        for step in $(seq 160); do
-            used=$(metric millrace_journal_used_bytes)
-            if [ "$step" -gt 80 ] && [ "$used" -ge $((fullest / 10 * 9)) ]; then break; fi
-            if [ "$used" -gt "$fullest" ]; then fullest=$used; fi
-            sleep 0.05
+        filled=0
+        for _ in $(seq 100); do
+            before=$filled
+            sleep 0.2
+            filled=$(metric millrace_journal_used_bytes)
+            if [ "$filled" -gt 268435456 ] && [ "$filled" -eq "$before" ]; then break; fi
         done
         kill -KILL "$broker"
         wait "$broker" 2>/dev/null || true
         wait "$writer" 2>/dev/null || true
-        echo "  recovery-$run: $used bytes of the journal used at the kill" >&2
+        echo "  recovery-$run: $filled bytes of the journal used at the kill" >&2
         began=$(date +%s%N)
         serve 0 "$raw/recovery-$run.log"
-        calc '%.3f %.3f\n' "($(date +%s%N) - $began) / 1e9, $used/536870912*100" \
+        calc '%.3f %.3f\n' "($(date +%s%N) - $began) / 1e9, $filled/536870912*100" \
             >"$raw/recovery-$run.seconds"
         stop
     done

@@ -136,8 +136,8 @@ package enum OptionTable {
         ),
         count(
             "writes-behind-max",
-            "segment writes in flight",
-            1...256,
+            "segment writes in flight; 0 lets the journal fill, for measuring recovery",
+            0...256,
             \.limits.writesBehindMax
         ),
         count("cold-reads-max", "segment reads in flight", 1...1024, \.limits.coldReadsMax),
