@@ -18,6 +18,8 @@ package struct Connection {
     /// Tells this connection from an earlier one in the same slot.
     package let generation: UInt32
     package let openedAt: MonotonicTime
+    /// When it began to drain, or last had something taken since.
+    package var drainingSince = MonotonicTime.never
     package var peer: String
     package var clientName = ""
     package var frameBytesMax: UInt32

@@ -413,11 +413,12 @@ extension ShardMachine {
         drain(index)
     }
 
-    /// Lets out what is buffered, then closes.
+    /// Lets out what is buffered, then closes; `housekeep` closes it when the peer takes nothing.
     mutating func drain(_ index: Int32) {
         let connection = connections[index]
         guard connection.pointee.state != .closed else { return }
         connection.pointee.state = .draining
+        connection.pointee.drainingSince = now.monotonic
         dropSubscriptions(of: index)
         if connection.pointee.send.isEmpty { close(index, reason: .drained) }
     }

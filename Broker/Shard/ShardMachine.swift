@@ -215,6 +215,9 @@ package struct ShardMachine: ~Copyable {
         }
         connection.pointee.sentBytes &+= UInt64(result)
         counters.sentBytes &+= UInt64(result)
+        if connection.pointee.state == .draining {
+            connection.pointee.drainingSince = now.monotonic
+        }
         if let rest = connection.pointee.send.sent(Int(result), pool: &sendPool) { return rest }
         if connection.pointee.send.activeCount > 0 { listForSending(index) }
         if connection.pointee.blockedCount > 0 { wakesBlocked = true }
@@ -575,11 +578,18 @@ package struct ShardMachine: ~Copyable {
         wakesBlocked = true
         for place in 0 ..< connections.limit {
             let index = Int32(place)
-            guard connections.contains(index), connections[index].pointee.state == .fresh else {
-                continue
-            }
-            if now.monotonic.since(connections[index].pointee.openedAt) > limits.helloNanoseconds {
-                close(index, reason: .silent)
+            guard connections.contains(index) else { continue }
+            let connection = connections[index]
+            switch connection.pointee.state {
+            case .fresh:
+                if now.monotonic.since(connection.pointee.openedAt) > limits.helloNanoseconds {
+                    close(index, reason: .silent)
+                }
+            case .draining:
+                if now.monotonic.since(connection.pointee.drainingSince) > limits.drainNanoseconds {
+                    close(index, reason: .stalled)
+                }
+            case .ready, .closed: break
             }
         }
         advanceStop()
