@@ -47,4 +47,79 @@ struct LimitTests {
         #expect(slow.delivered.count == 2)
         #expect(slow.pushes.contains { $0.header.opcode == Opcode.error.rawValue })
     }
+
+    // MARK: replies that are too large
+
+    private func narrow(_ fixture: Fixture) throws -> SimulatedClient {
+        let client = try #require(fixture.shard.connect("narrow", sayingHello: false))
+        let hello = client.request(.hello, HelloRequest(frameBytesMax: 4096, clientName: "narrow"))
+        fixture.shard.run { client.replies[hello] != nil }
+        return client
+    }
+
+    private func fixture() throws -> Fixture {
+        try Fixture { settings in
+            settings.limits.frameBytesMax = 32 * 1024
+            settings.limits.stagingBytes = 128 * 1024
+        }
+    }
+
+    @Test("a queue whose description does not fit the client's frames is not made")
+    func wideQueue() throws {
+        let fixture = try fixture()
+        let narrow = try narrow(fixture)
+        for (partitions, expected) in [(UInt32(200), StatusCode.frameTooLarge), (10, .ok)] {
+            let create = QueueCreateRequest(name: "wide", partitions: partitions, level: .synced)
+            #expect(try fixture.refusal(.queueCreate, create, by: narrow) == expected)
+            let described = try fixture.refusal(.queueDescribe, QueueNameRequest(name: "wide"))
+            #expect(described == (expected == .ok ? .ok : .queueNotFound))
+        }
+        #expect(!narrow.isClosed)
+    }
+
+    @Test("labels that would make a description too large for the client are not set")
+    func wideLabels() throws {
+        let fixture = try fixture()
+        _ = try fixture.create("orders")
+        let narrow = try narrow(fixture)
+        let long = String(repeating: "x", count: 1500)
+        for number in 0 ..< 3 {
+            let alter = QueueAlterRequest(
+                name: "orders", labels: [Pair(name: "label\(number)", value: long)])
+            #expect(
+                try fixture.refusal(.queueAlter, alter, by: narrow)
+                    == (number < 2 ? .ok : .frameTooLarge))
+        }
+        let info = try #require(
+            fixture.client.ask(
+                .queueDescribe, QueueNameRequest(name: "orders"), reply: QueueInfo.self))
+        #expect(info.labels.map(\.name) == ["label0", "label1"])
+    }
+
+    @Test("a subscription whose assignment does not fit the client's frames is not made, nor its group")
+    func wideSubscription() throws {
+        let fixture = try fixture()
+        let wide = try fixture.create("wide", partitions: 300)
+        try fixture.publish(batch(["x"]), to: wide[0])
+        _ = try fixture.create("slim", partitions: 2)
+        let narrow = try narrow(fixture)
+        for group in ["", "desk"] {
+            let subscribe = SubscribeRequest(
+                queue: "wide", group: group, creditRecords: .max, creditBytes: .max)
+            #expect(
+                try fixture.refusal(.subscribe, subscribe, stream: 1, by: narrow) == .frameTooLarge)
+        }
+        let describe = GroupDescribeRequest(queue: "wide", group: "desk")
+        #expect(try fixture.refusal(.groupDescribe, describe) == .groupNotFound)
+        fixture.shard.pass(milliseconds: 5)
+        #expect(narrow.delivered.isEmpty)
+        #expect(narrow.subscribe("slim", stream: 1) != nil)
+        // One partition of it fits.
+        let one = SubscribeRequest(
+            queue: "wide", partition: PartitionID(rawValue: wide[0]), creditRecords: .max,
+            creditBytes: .max)
+        #expect(try fixture.refusal(.subscribe, one, stream: 2, by: narrow) == .ok)
+        fixture.shard.run(steps: 50) { !narrow.delivered.isEmpty }
+        #expect(narrow.delivered.count == 1)
+    }
 }

@@ -34,6 +34,13 @@ extension ShardMachine {
                 request, .partitionNotFound,
                 "queue \(queue.name) has no partition \(subscribe.partition)")
         }
+        // Of a group any member may come to read every partition.
+        let widest = Assignment(
+            generation: 0,
+            partitions: places.map { _ in
+                AssignedPartition(partition: 0, index: 0, epoch: 0, nextOffset: 0)
+            })
+        if let refused = refuseTooLarge(request, widest) { return refused }
         if case .offset(let offset) = subscribe.start, subscribe.group.isEmpty {
             for place in places where offset > state.partitions[place].pointee.log.endOffset {
                 return refuse(
