@@ -45,6 +45,8 @@ package struct Connection {
     /// A reader of this connection waits for room in the send buffer.
     package var isDispatchBlocked = false
     package var isDispatchListed = false
+    /// A reader of this connection waits for memory of the shard's send buffers; in `starved`.
+    package var isStarved = false
 
     /// Answers that may leave at the end of the cycle.
     package var immediate = ConfirmQueue()

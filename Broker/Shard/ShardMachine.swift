@@ -78,6 +78,10 @@ package struct ShardMachine: ~Copyable {
     var immediateList: Fifo<Int32>
     var waitingList: Fifo<Int32>
     var dispatchList: Fifo<Int32>
+    /// Connections whose readers found no memory for a send buffer, and have nothing in flight whose
+    /// completion would wake them.
+    var starved: Fifo<Int32>
+    var wakesStarved = false
     var parkedList: Fifo<Int32>
     var flowList: Fifo<Int32>
     var closeList: Fifo<Int32>
@@ -143,6 +147,7 @@ package struct ShardMachine: ~Copyable {
         immediateList = Fifo(capacity: 256)
         waitingList = Fifo(capacity: 256)
         dispatchList = Fifo(capacity: 256)
+        starved = Fifo(capacity: 256)
         parkedList = Fifo(capacity: 256)
         flowList = Fifo(capacity: 256)
         closeList = Fifo(capacity: 256)
@@ -199,6 +204,7 @@ package struct ShardMachine: ~Copyable {
         let connection = connections[index]
         dropSubscriptions(of: index)
         connection.pointee.send.release(pool: &sendPool)
+        wakesStarved = true
         connection.pointee.release()
         connections.remove(index)
     }
@@ -219,6 +225,7 @@ package struct ShardMachine: ~Copyable {
             connection.pointee.drainingSince = now.monotonic
         }
         if let rest = connection.pointee.send.sent(Int(result), pool: &sendPool) { return rest }
+        wakesStarved = true
         if connection.pointee.send.activeCount > 0 { listForSending(index) }
         if connection.pointee.blockedCount > 0 { wakesBlocked = true }
         if connection.pointee.state == .draining, connection.pointee.send.isEmpty,

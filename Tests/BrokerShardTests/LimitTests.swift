@@ -122,4 +122,67 @@ struct LimitTests {
         fixture.shard.run(steps: 50) { !narrow.delivered.isEmpty }
         #expect(narrow.delivered.count == 1)
     }
+
+    // MARK: the memory of all send buffers
+
+    @Test("a reader without memory to send from goes on when another connection gives its back")
+    func sendMemory() throws {
+        let fixture = try Fixture { $0.limits.sendMemoryBytesMax = 3 * $0.limits.sendBytesMax }
+        let partition = try fixture.create("orders")[0]
+        let slow = try (0 ..< 3).map { try fixture.connect("slow \($0)") }
+        for client in slow {
+            _ = try #require(client.subscribe("orders", stream: 1))
+            client.isReading = false
+        }
+        let waiting = try fixture.connect("waiting")
+        _ = try #require(waiting.subscribe("orders", stream: 1, credit: 0))
+        let sent = fixture.client.publish(batch(["x"]), partition: partition)
+        fixture.shard.pass(milliseconds: 5)
+        #expect(slow.allSatisfy { $0.holdsSend })
+        waiting.request(.credit, Credit(records: .max, bytes: .max), stream: 1)
+        fixture.shard.pass(milliseconds: 100)
+        #expect(waiting.delivered.isEmpty)
+        #expect(!fixture.client.isAnswered(sent))
+        fixture.shard.readAgain(slow[0])
+        fixture.shard.pass(milliseconds: 100)
+        #expect(waiting.delivered.count == 1)
+        #expect(fixture.client.isAnswered(sent))
+    }
+
+    @Test("a connection that goes gives its memory to a reader that waits for some")
+    func sendMemoryOfTheGone() throws {
+        let fixture = try Fixture { $0.limits.sendMemoryBytesMax = 2 * $0.limits.sendBytesMax }
+        let partition = try fixture.create("orders")[0]
+        let slow = try (0 ..< 2).map { try fixture.connect("slow \($0)") }
+        for client in slow {
+            _ = try #require(client.subscribe("orders", stream: 1))
+            client.isReading = false
+        }
+        let waiting = try fixture.connect("waiting")
+        _ = try #require(waiting.subscribe("orders", stream: 1, credit: 0))
+        fixture.client.publish(batch(["x"]), partition: partition)
+        fixture.shard.pass(milliseconds: 5)
+        waiting.request(.credit, Credit(records: .max, bytes: .max), stream: 1)
+        fixture.shard.pass(milliseconds: 100)
+        #expect(waiting.delivered.isEmpty)
+        fixture.shard.disconnect(slow[0].index)
+        fixture.shard.pass(milliseconds: 100)
+        #expect(waiting.delivered.count == 1)
+    }
+
+    @Test("a frame larger than a buffer gets the memory that small buffers gave back")
+    func largeFrameAfterSmallOnes() {
+        var pool = SendPool(bufferBytes: 1024, budgetBytes: 4096)
+        var buffers = (0 ..< 4).map { _ in SendBuffer() }
+        for index in buffers.indices {
+            #expect(buffers[index].reserve(100, pool: &pool) != nil)
+            buffers[index].commit(100)
+            #expect(buffers[index].startSend() != nil)
+        }
+        #expect(buffers[0].reserve(100, pool: &pool) == nil)
+        for index in buffers.indices { #expect(buffers[index].sent(100, pool: &pool) == nil) }
+        #expect(buffers[0].reserve(3000, pool: &pool) != nil)
+        #expect(pool.reservedBytes <= 4096)
+        for index in buffers.indices { buffers[index].release(pool: &pool) }
+    }
 }
