@@ -72,6 +72,13 @@ package struct Checkpointer {
     }
 
     fileprivate mutating func enter(_ next: Phase) { phase = next }
+
+    fileprivate var syncsInFlight: Int { syncing.count { $0 != nil } }
+
+    /// True when `emitCheckpoint` would have something to say; files to remove are not counted.
+    func hasRequests(syncsMax: Int) -> Bool {
+        !requests.isEmpty || (phase == .syncing && !syncs.isEmpty && syncsInFlight < syncsMax)
+    }
 }
 
 extension ShardMachine {
@@ -321,8 +328,7 @@ extension ShardMachine {
 
     mutating func emitCheckpoint(into effects: inout EffectBuffer) {
         while !effects.isFull, checkpointer.phase == .syncing,
-            checkpointer.syncing.count - (checkpointer.syncing.filter { $0 == nil }).count
-                < limits.syncsMax,
+            checkpointer.syncsInFlight < limits.syncsMax,
             let sync = checkpointer.syncs.popLast()
         {
             checkpointer.syncing.append(sync)

@@ -293,13 +293,33 @@ package struct ShardMachine: ~Copyable {
         if hasPendingEffects { return now.monotonic }
         var deadline = now.monotonic + (.milliseconds(10))
         if stage == .stopping { deadline = now.monotonic + (.milliseconds(1)) }
-        return min(deadline, sealDue)
+        // Past and done with, it would keep the loop awake for ever.
+        return journal.needsSeal && !hasFailed && stage != .stopped ? min(deadline, sealDue) : deadline
     }
 
     /// True when `emit` had more to say than fitted, or the next cycle has work without input.
+    ///
+    /// What waits for a completion is not counted: the loop would never sleep.
     package var hasPendingEffects: Bool {
         !sendList.isEmpty || !flowList.isEmpty || !closeList.isEmpty || !dirtyPartitions.isEmpty
-            || !dispatchList.isEmpty
+            || !dispatchList.isEmpty || hasPendingStorage
+    }
+
+    private var hasPendingStorage: Bool {
+        if !writeBehind.retries.isEmpty || !writeBehind.closes.isEmpty
+            || !coldReader.requests.isEmpty || checkpointer.hasRequests(syncsMax: limits.syncsMax)
+        {
+            return true
+        }
+        // Without a free place for a file, a cold reader waits for one.
+        if !coldReader.ready.isEmpty, !writeBehind.freeSlots.isEmpty { return true }
+        guard stage != .starting else { return !hasFailed && canWriteBehind }
+        if !checkpointer.removals.isEmpty { return true }
+        return !hasFailed && (journal.canWrite || canWriteBehind)
+    }
+
+    private var canWriteBehind: Bool {
+        !writeBehind.queue.isEmpty && writeBehind.writesInFlight < limits.writesBehindMax
     }
 
     // MARK: what is durable

@@ -185,4 +185,62 @@ struct LimitTests {
         #expect(pool.reservedBytes <= 4096)
         for index in buffers.indices { buffers[index].release(pool: &pool) }
     }
+
+    // MARK: effects that did not fit
+
+    @Test(
+        "what did not fit into the effects is announced, so that the loop does not sleep over it",
+        arguments: [1, 2, 3, 64])
+    func announced(effectsPerCycle: Int) throws {
+        let fixture = try Fixture {
+            $0.effectsPerCycle = effectsPerCycle
+            $0.limits.segmentBytes = 32 * 1024
+            $0.limits.tailBytesMax = 64 * 1024
+        }
+        fixture.shard.looksForUnannounced = true
+        let partitions = try fixture.create("orders", partitions: 2)
+        let ticks = try fixture.create("ticks", level: .memory)
+        for round in 0 ..< 40 {
+            for partition in partitions + ticks {
+                fixture.client.publish(
+                    batch((0 ..< 3).map { "\(round) \($0)" }, bytes: 900), partition: partition)
+            }
+            fixture.shard.pass(milliseconds: 2)
+        }
+        fixture.shard.pass(milliseconds: 11_000)
+        let readers = try (0 ..< 3).map { try fixture.connect("reader \($0)") }
+        for reader in readers { _ = try #require(reader.subscribe("orders", stream: 1)) }
+        fixture.shard.run(steps: 3000) { readers.allSatisfy { $0.delivered.count == 240 } }
+        #expect(readers.allSatisfy { $0.delivered.count == 240 })
+        #expect(fixture.counters.coldReads > 0)
+        // Many files go at once.
+        #expect(
+            fixture.client.ask(.queueDelete, QueueNameRequest(name: "orders"), reply: Empty.self)
+                != nil)
+        fixture.shard.pass(milliseconds: 22_000)
+        let kept = fixture.shard.disk.allNames.filter {
+            if case .segment(let partition, _, _) = $0 { partitions.contains(partition) } else { false }
+        }
+        #expect(kept.isEmpty)
+        #expect(fixture.shard.unannounced == 0)
+        // And at rest there is nothing to announce: it would be a loop that never sleeps.
+        let isPending = fixture.shard.machine.hasPendingEffects
+        #expect(!isPending)
+    }
+
+    @Test("a shard at rest lets its loop sleep, also after it has written to its journal")
+    func sleeps() throws {
+        let fixture = try Fixture()
+        let partition = try fixture.create("orders")[0]
+        for _ in 0 ..< 3 {
+            try fixture.publish(1, to: partition)
+            fixture.shard.pass(milliseconds: 50)
+            fixture.shard.cycle()
+            let (needsSeal, deadline) = (
+                fixture.shard.machine.journal.needsSeal, fixture.shard.machine.nextDeadline
+            )
+            #expect(!needsSeal)
+            #expect(deadline > fixture.shard.time)
+        }
+    }
 }
