@@ -230,9 +230,9 @@ let package = Package(
         tests(
             "BrokerServerTests",
             of: [
-                "BrokerBasics", "WireProtocol", "LogStorage", "BrokerShard", "ShardRuntime",
-                "BrokerServer", "BrokerConfiguration", "BrokerAdmin", "BrokerProcess", "brokerd", "brokerctl",
-                logging,
+                "BrokerBasics", "WireProtocol", "LogStorage", "BrokerCore", "BrokerShard",
+                "ShardRuntime", "BrokerServer", "BrokerConfiguration", "BrokerAdmin",
+                "BrokerProcess", "BrokerTestSupport", "brokerd", "brokerctl", logging,
             ]
         ),
     ]
