@@ -206,11 +206,11 @@ import Testing
         let segments = broker.dataDirectory + "/segments"
         try FileManager.default.moveItem(atPath: segments, toPath: segments + "-gone")
         _ = try control(ready, ["queue", "publish", "ticks", "--lines", "-"], input: "a\n")
-        var answer = try HTTPGet.get(ready.admin, "/readyz")
-        while answer.status == 200, broker.isRunning {
+        let deadline = Date().addingTimeInterval(60)
+        while !broker.log.contains("making segments/"), broker.isRunning, Date() < deadline {
             usleep(5000)
-            answer = try HTTPGet.get(ready.admin, "/readyz")
         }
+        let answer = try HTTPGet.get(ready.admin, "/readyz")
         #expect(answer.status == 503)
         #expect(answer.body.contains("\"reason\":\"storage failed: making segments/"))
         #expect(answer.body.contains("errno 2"))
