@@ -11,20 +11,19 @@ import Testing
         var calls: [String]
     }
 
-    /// A directory of stubs that is all of PATH.
+    /// Stubs that bash has as functions, and nothing else in PATH. They are no programs of their own:
+    /// one that was just written may be busy, while another test starts a process.
     private final class Machine {
         let directory: String
         init(_ stubs: [String: String]) throws {
             directory = FileManager.default.temporaryDirectory.path + "/stubs-\(UUID().uuidString)"
             try FileManager.default.createDirectory(
                 atPath: directory, withIntermediateDirectories: true)
-            for (name, body) in stubs {
-                let text = "#!/bin/bash\necho \"\(name) $*\" >> '\(directory)/.calls'\n\(body)\n"
-                let path = directory + "/" + name
-                try text.write(toFile: path, atomically: false, encoding: .utf8)
-                try FileManager.default.setAttributes(
-                    [.posixPermissions: 0o755], ofItemAtPath: path)
+            let functions = stubs.map { name, body in
+                "\(name)() { echo \"\(name) $*\" >> '\(directory)/.calls'; \(body); }\n"
             }
+            try functions.sorted().joined().write(
+                toFile: directory + "/.stubs", atomically: false, encoding: .utf8)
         }
         deinit { try? FileManager.default.removeItem(atPath: directory) }
 
@@ -35,7 +34,9 @@ import Testing
             let process = Process()
             process.executableURL = URL(filePath: "/bin/bash")
             process.arguments = [script.path]
-            process.environment = ["PATH": directory]
+            process.environment = [
+                "PATH": directory, "BASH_ENV": directory + "/.stubs", "STUBS": directory,
+            ]
             let (output, errors) = (Pipe(), Pipe())
             process.standardOutput = output
             process.standardError = errors
@@ -53,17 +54,17 @@ import Testing
     }
 
     private static let installed = "printf installed"
-    private static let missing = "exit 1"
+    private static let missing = "return 1"
     /// Only the package that is asked for last is missing.
-    private static let oneMissing = "[[ $* == *libssl-dev ]] && exit 1; printf installed"
+    private static let oneMissing = "[[ $* == *libssl-dev ]] && return 1; printf installed"
     private static let root = "echo 0"
     private static let user = "echo 1000"
-    private static let environment = "exec /usr/bin/env \"$@\""
+    private static let environment = "while [[ $1 == *=* ]]; do shift; done; \"$@\""
 
     @Test("with nothing missing it says nothing and changes nothing")
     func nothingMissing() throws {
         let run = try Machine([
-            "dpkg-query": Self.installed, "apt-get": "exit 1", "id": Self.user,
+            "dpkg-query": Self.installed, "apt-get": "return 1", "id": Self.user,
         ]).run()
         #expect(run.code == 0)
         #expect(run.output.isEmpty && run.errors.isEmpty)
@@ -77,8 +78,8 @@ import Testing
             (Self.missing, "liburing-dev libssl-dev"), (Self.oneMissing, "libssl-dev"),
         ] {
             // Without sudo, and with one that would ask for a password.
-            for sudo in [nil, "exit 1"] {
-                var stubs = ["dpkg-query": query, "apt-get": "exit 0", "id": Self.user]
+            for sudo in [nil, "return 1"] {
+                var stubs = ["dpkg-query": query, "apt-get": "return 0", "id": Self.user]
                 stubs["sudo"] = sudo
                 let run = try Machine(stubs).run()
                 #expect(run.code == 1)
@@ -95,7 +96,7 @@ import Testing
     @Test("root installs what is missing, and fetches the lists when they are too old")
     func root() throws {
         let installs = try Machine([
-            "dpkg-query": Self.oneMissing, "apt-get": "exit 0", "id": Self.root,
+            "dpkg-query": Self.oneMissing, "apt-get": "return 0", "id": Self.root,
             "env": Self.environment,
         ]).run()
         #expect(installs.code == 0)
@@ -107,8 +108,7 @@ import Testing
         let updates = try Machine([
             "dpkg-query": Self.missing, "id": Self.root, "env": Self.environment,
             // The first install does not find the packages.
-            "apt-get": "[[ $* == *update* ]] && touch \"${0%/*}/updated\"; [[ -e ${0%/*}/updated ]]",
-            "touch": "exec /usr/bin/touch \"$@\"",
+            "apt-get": "[[ $* == *update* ]] && : > $STUBS/updated; [[ -e $STUBS/updated ]]",
         ]).run()
         #expect(updates.code == 0, "\(updates.errors)")
         let verbs = updates.calls.filter { $0.hasPrefix("apt-get") }.map { call in
@@ -117,7 +117,7 @@ import Testing
         #expect(verbs == ["install", "update", "install"])
 
         let fails = try Machine([
-            "dpkg-query": Self.missing, "apt-get": "echo 'no network' >&2; exit 100",
+            "dpkg-query": Self.missing, "apt-get": "echo 'no network' >&2; return 100",
             "id": Self.root, "env": Self.environment,
         ]).run()
         #expect(fails.code != 0)
@@ -127,8 +127,8 @@ import Testing
     @Test("with sudo that asks for nothing it installs through it")
     func sudo() throws {
         let run = try Machine([
-            "dpkg-query": Self.missing, "apt-get": "exit 0", "id": Self.user,
-            "env": Self.environment, "sudo": "shift; exec \"$@\"", "true": "exit 0",
+            "dpkg-query": Self.missing, "apt-get": "return 0", "id": Self.user,
+            "env": Self.environment, "sudo": "shift; \"$@\"",
         ]).run()
         #expect(run.code == 0, "\(run.errors)")
         #expect(run.calls.contains { $0.hasPrefix("sudo -n env DEBIAN_FRONTEND") })
