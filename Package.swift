@@ -235,9 +235,10 @@ let package = Package(
         tests(
             "BrokerServerTests",
             of: [
-                "BrokerBasics", "WireProtocol", "LogStorage", "BrokerShard", "ShardRuntime",
-                "BrokerServer", "BrokerConfiguration", "BrokerAdmin", "BrokerProcess", "brokerd", "brokerctl",
-                "withouturing", logging,
+                "BrokerBasics", "WireProtocol", "LogStorage", "BrokerCore", "BrokerShard",
+                "ShardRuntime", "BrokerServer", "BrokerConfiguration", "BrokerAdmin",
+                "BrokerProcess", "BrokerTestSupport", "brokerd", "brokerctl", "withouturing",
+                logging,
             ]
         ),
     ]

@@ -21,7 +21,7 @@ if ! command -v apt-get >/dev/null; then
     echo "with this system's package manager, then try again." >&2
     exit 1
 fi
-if ((EUID == 0)); then
+if (($(id -u) == 0)); then
     root=(env)
 elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
     root=(sudo -n env)

@@ -98,16 +98,28 @@ public struct DurableState: ~Copyable {
         case .groupCreated(let id, let queue, let name, let cursors):
             put(ConsumerGroup(id: id, queue: queue, name: name, cursors: cursors))
         case .cursor(let group, let index, let offset):
-            // A group that was deleted with its queue may still have cursors behind it in the journal.
-            guard let held = groups[group], Int(index) < held.cursors.count,
-                offset >= held.cursors[Int(index)]
-            else { return }
-            groups[group]?.advance(partition: Int(index), to: offset)
+            advanceCursor(group: group, index: Int(index), to: offset)
         case .reservation(let partition, let end):
             guard let index = index(ofPartition: partition) else { return }
             partitions[index].pointee.reservedEnd = max(
                 partitions[index].pointee.reservedEnd, end)
         }
+    }
+
+    /// A group's ack floor in one partition, by the partition's index in its queue.
+    public func cursor(group: UInt32, index: Int) -> UInt64? {
+        groups[group].flatMap { index < $0.cursors.count ? $0.cursors[index] : nil }
+    }
+
+    /// Moves a group's ack floor.
+    public mutating func advanceCursor(group id: UInt32, index: Int, to offset: UInt64) {
+        // A group that was deleted with its queue may still have cursors behind it in the journal.
+        guard let floor = cursor(group: id, index: index), offset >= floor,
+            // Out and in again: to change it where it lies, the dictionary allocates three times.
+            var group = groups.removeValue(forKey: id)
+        else { return }
+        group.advance(partition: index, to: offset)
+        groups.updateValue(group, forKey: id)
     }
 
     private mutating func put(_ queue: Queue) {

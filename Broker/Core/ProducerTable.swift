@@ -64,16 +64,26 @@ public struct ProducerProgress {
     }
 
     /// Forgets what was stored at `offset` and above: a crash took it.
+    ///
+    /// When no run that is kept reaches below, sequences before the first of them still count as
+    /// stored: they lie further down, and where is not known. Some may be lost too; storing them
+    /// again could store others twice.
     mutating func cut(at offset: UInt64) {
         mayJump = true
         var newest: SequenceRun?
+        var firstLost: UInt64?
         for index in 0 ..< Self.runCount {
             var run = runs[index]
+            guard run.count > 0 else { continue }
             run.count = offset <= run.offset ? 0 : min(run.count, offset - run.offset)
             runs[index] = run
-            if run.count > 0, run.first >= newest?.first ?? 0 { newest = run }
+            if run.count == 0 {
+                firstLost = min(firstLost ?? .max, run.first)
+            } else if run.first >= newest?.first ?? 0 {
+                newest = run
+            }
         }
-        nextSequence = newest.map { $0.first + $0.count } ?? 0
+        nextSequence = newest.map { $0.first + $0.count } ?? firstLost ?? nextSequence
     }
 
     /// Where the record with `sequence` is, if its run is still kept.

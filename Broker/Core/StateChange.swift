@@ -55,6 +55,17 @@ public enum StateChange: Equatable, Sendable {
         return builder.bytes
     }
 
+    public static let cursorBytes = 16
+
+    /// Writes the payload of `.cursor` to `room`, which has `cursorBytes`.
+    public static func putCursor(
+        _ room: UnsafeMutableRawPointer, group: UInt32, partitionIndex: UInt32, offset: UInt64
+    ) {
+        room.put(group, 0)
+        room.put(partitionIndex, 4)
+        room.put(offset, 8)
+    }
+
     /// - Returns: `nil` for a batch, which is not a change of state but data.
     public init?(
         kind: JournalEntryKind, payload: UnsafeRawBufferPointer

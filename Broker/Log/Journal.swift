@@ -238,6 +238,12 @@ public struct Journal: ~Copyable {
     /// True when the last entries are durable but nothing on disk says so.
     public var needsSeal: Bool { !isDirty && attestedPosition < lastEntryEnd && failure == nil }
 
+    /// True when `nextWrite` has one without sealing.
+    public var canWrite: Bool {
+        failure == nil && inFlight < limits.inFlightMax
+            && (firstWaiting < openGroup || openEntries > 0)
+    }
+
     /// The next write to issue, if a slot is free and something waits.
     ///
     /// - Parameter sealing: write the open group even when it is empty, to attest what is durable.

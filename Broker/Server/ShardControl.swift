@@ -62,10 +62,10 @@ package final class ShardControl: Sendable {
     @inline(__always) var stopIsWanted: Bool { stopFlag.load(ordering: .relaxed) }
     @inline(__always) var reportIsWanted: Bool { reportFlag.load(ordering: .relaxed) }
     func takeReportRequest() -> Bool { reportFlag.exchange(false, ordering: .acquiring) }
-    @inline(__always) func beat(_ now: MonotonicTime) {
+    @inline(__always) package func beat(_ now: MonotonicTime) {
         beatNanoseconds.store(now.nanoseconds, ordering: .relaxed)
     }
-    func publish(_ body: (inout Published) -> Void) { published.withLock { body(&$0) } }
+    package func publish(_ body: (inout Published) -> Void) { published.withLock { body(&$0) } }
 }
 
 /// How a loop spent its time: a cycle that found nothing is idle, even on a busy core.

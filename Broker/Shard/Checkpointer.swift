@@ -73,6 +73,11 @@ package struct Checkpointer {
     }
 
     fileprivate mutating func enter(_ next: Phase) { phase = next }
+
+    /// True when `emitCheckpoint` would have something to say; files to remove are not counted.
+    func hasRequests(syncsMax: Int) -> Bool {
+        !requests.isEmpty || (phase == .syncing && !syncs.isEmpty && syncsInFlight < syncsMax)
+    }
 }
 
 extension ShardMachine {
@@ -348,11 +353,32 @@ extension ShardMachine {
         }
     }
 
+    /// What the operation with `token` was to do, for a person.
+    private func attempt(_ token: UInt64) -> String {
+        let file = FileName.checkpoint(checkpointer.sequence).path
+        switch Token.kind(token) {
+        case .sync:
+            let place = Int(Token.value(token))
+            guard place < checkpointer.syncing.count, let sync = checkpointer.syncing[place] else {
+                return "syncing a segment"
+            }
+            let name = FileName.segment(
+                partition: sync.partitionID, baseOffset: sync.base, term: sync.term)
+            return "syncing \(name.path)"
+        case .syncDirectory: return "syncing the names in segments"
+        default:
+            switch checkpointer.phase {
+            case .opening: return "making \(file)"
+            case .writing: return "writing at byte \(checkpointer.writtenBytes) of \(file)"
+            case .syncingItsName: return "syncing the names in checkpoints"
+            default: return "syncing \(file)"
+            }
+        }
+    }
+
     mutating func checkpointCompleted(token: UInt64, result: Int32) {
         guard result >= 0 else {
-            return storageFailed(
-                StorageFailure(
-                    "checkpoint \(checkpointer.sequence), \(checkpointer.phase)", errno: -result))
+            return storageFailed(StorageFailure("\(attempt(token)) failed", errno: -result))
         }
         switch Token.kind(token) {
         case .sync:
@@ -386,7 +412,9 @@ extension ShardMachine {
             }
             guard checkpointer.writtenBytes % JournalGeometry.blockBytes == 0 else {
                 return storageFailed(
-                    StorageFailure("checkpoint \(checkpointer.sequence): a short write", errno: 5))
+                    StorageFailure(
+                        "writing \(FileName.checkpoint(checkpointer.sequence).path) failed: it was "
+                            + "written to byte \(checkpointer.writtenBytes) only", errno: 5))
             }
             checkpointer.requests.append(
                 StorageRequest(

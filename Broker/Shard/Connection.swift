@@ -18,6 +18,8 @@ package struct Connection {
     /// Tells this connection from an earlier one in the same slot.
     package let generation: UInt32
     package let openedAt: MonotonicTime
+    /// When it began to drain, or last had something taken since.
+    package var drainingSince = MonotonicTime.never
     package var peer: String
     package var clientName = ""
     package var frameBytesMax: UInt32
@@ -43,6 +45,8 @@ package struct Connection {
     /// A reader of this connection waits for room in the send buffer.
     package var isDispatchBlocked = false
     package var isDispatchListed = false
+    /// A reader of this connection waits for memory of the shard's send buffers; in `starved`.
+    package var isStarved = false
 
     /// Answers that may leave at the end of the cycle.
     package var immediate = ConfirmQueue()

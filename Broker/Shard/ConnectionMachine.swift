@@ -263,6 +263,18 @@ extension ShardMachine {
         var body: UnsafeRawBufferPointer
     }
 
+    /// A reply that the client does not take is refused before anything is done for it.
+    ///
+    /// - Returns: `nil` when `message` fits.
+    mutating func refuseTooLarge(_ request: Request, _ message: some WireMessage) -> Outcome? {
+        let bytes = FrameHeader.byteCount + message.encoded.count
+        guard bytes > Int(connections[request.connection].pointee.frameBytesMax) else { return nil }
+        return refuse(
+            request, .frameTooLarge,
+            "the reply would have \(bytes) bytes; nothing was done. Ask for less, or agree on "
+                + "larger frames")
+    }
+
     /// Replies when every change so far is durable: nobody sees what a crash can take back.
     mutating func reply(_ request: Request, _ message: some WireMessage) -> Outcome {
         let frame = FrameHeader(
@@ -413,11 +425,12 @@ extension ShardMachine {
         drain(index)
     }
 
-    /// Lets out what is buffered, then closes.
+    /// Lets out what is buffered, then closes; `housekeep` closes it when the peer takes nothing.
     mutating func drain(_ index: Int32) {
         let connection = connections[index]
         guard connection.pointee.state != .closed else { return }
         connection.pointee.state = .draining
+        connection.pointee.drainingSince = now.monotonic
         dropSubscriptions(of: index)
         if connection.pointee.send.isEmpty { close(index, reason: .drained) }
     }

@@ -10,6 +10,7 @@ internal import WireProtocol
 extension ShardMachine {
     /// Serves what became deliverable.
     mutating func dispatch() {
+        if wakesStarved { wakeStarved() }
         for _ in 0 ..< dispatchList.count {
             guard let index = dispatchList.first else { break }
             dispatchList.removeFirst()
@@ -114,13 +115,33 @@ extension ShardMachine {
         }
     }
 
-    func waitForSend(
+    /// The reader goes on when a send of its connection is done; if none is under way it lacked
+    /// memory, and goes on when another connection gives some back.
+    mutating func waitForSend(
         _ reader: UnsafeMutablePointer<Reader>,
         _ subscription: UnsafeMutablePointer<Subscription>,
         _ connection: UnsafeMutablePointer<Connection>
     ) {
         reader.pointee.enter(.waitSend, now: now.monotonic)
         connection.pointee.isDispatchBlocked = true
+        guard connection.pointee.send.isEmpty, !connection.pointee.isStarved else { return }
+        connection.pointee.isStarved = true
+        starved.append(subscription.pointee.connection)
+    }
+
+    private mutating func wakeStarved() {
+        wakesStarved = false
+        while let index = starved.first {
+            starved.removeFirst()
+            guard connections.contains(index) else { continue }
+            let connection = connections[index]
+            connection.pointee.isStarved = false
+            guard connection.pointee.isDispatchBlocked, !connection.pointee.isDispatchListed else {
+                continue
+            }
+            connection.pointee.isDispatchListed = true
+            dispatchList.append(index)
+        }
     }
 
     /// Places a reader in the tail; false when its next offset is older than the tail.

@@ -112,6 +112,12 @@ package struct SendPool: ~Copyable {
             return (memory, bufferBytes)
         }
         let capacity = max(bytes, bufferBytes)
+        // Kept buffers count: those that nobody uses make room for a frame that none of them holds.
+        while reservedBytes + capacity > budgetBytes, let memory = free {
+            free = memory.load(as: UnsafeMutableRawPointer?.self)
+            memory.deallocate()
+            reservedBytes -= bufferBytes
+        }
         guard reservedBytes + capacity <= budgetBytes else { return nil }
         reservedBytes += capacity
         return (.allocate(byteCount: capacity, alignment: 64), capacity)

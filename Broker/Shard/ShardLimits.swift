@@ -43,6 +43,8 @@ package struct ShardLimits: Sendable, Equatable {
     package var checkpointAfterNanoseconds: UInt64 = .seconds(10)
     /// A connection that has not said HELLO by then is closed.
     package var helloNanoseconds: UInt64 = .seconds(10)
+    /// A connection that is to close and takes nothing of what waits for it is closed after this.
+    package var drainNanoseconds: UInt64 = .seconds(10)
     package var effectsMax = 4096
 
     package init() {}

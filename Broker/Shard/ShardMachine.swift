@@ -78,6 +78,10 @@ package struct ShardMachine: ~Copyable {
     var immediateList: Fifo<Int32>
     var waitingList: Fifo<Int32>
     var dispatchList: Fifo<Int32>
+    /// Connections whose readers found no memory for a send buffer, and have nothing in flight whose
+    /// completion would wake them.
+    var starved: Fifo<Int32>
+    var wakesStarved = false
     var parkedList: Fifo<Int32>
     var flowList: Fifo<Int32>
     var closeList: Fifo<Int32>
@@ -143,6 +147,7 @@ package struct ShardMachine: ~Copyable {
         immediateList = Fifo(capacity: 256)
         waitingList = Fifo(capacity: 256)
         dispatchList = Fifo(capacity: 256)
+        starved = Fifo(capacity: 256)
         parkedList = Fifo(capacity: 256)
         flowList = Fifo(capacity: 256)
         closeList = Fifo(capacity: 256)
@@ -199,6 +204,7 @@ package struct ShardMachine: ~Copyable {
         let connection = connections[index]
         dropSubscriptions(of: index)
         connection.pointee.send.release(pool: &sendPool)
+        wakesStarved = true
         connection.pointee.release()
         connections.remove(index)
     }
@@ -215,7 +221,11 @@ package struct ShardMachine: ~Copyable {
         }
         connection.pointee.sentBytes &+= UInt64(result)
         counters.sentBytes &+= UInt64(result)
+        if connection.pointee.state == .draining {
+            connection.pointee.drainingSince = now.monotonic
+        }
         if let rest = connection.pointee.send.sent(Int(result), pool: &sendPool) { return rest }
+        wakesStarved = true
         if connection.pointee.send.activeCount > 0 { listForSending(index) }
         if connection.pointee.blockedCount > 0 { wakesBlocked = true }
         if connection.pointee.state == .draining, connection.pointee.send.isEmpty,
@@ -283,13 +293,33 @@ package struct ShardMachine: ~Copyable {
         if hasPendingEffects { return now.monotonic }
         var deadline = now.monotonic + (.milliseconds(10))
         if stage == .stopping { deadline = now.monotonic + (.milliseconds(1)) }
-        return min(deadline, sealDue)
+        // Past and done with, it would keep the loop awake for ever.
+        return journal.needsSeal && !hasFailed && stage != .stopped ? min(deadline, sealDue) : deadline
     }
 
     /// True when `emit` had more to say than fitted, or the next cycle has work without input.
+    ///
+    /// What waits for a completion is not counted: the loop would never sleep.
     package var hasPendingEffects: Bool {
         !sendList.isEmpty || !flowList.isEmpty || !closeList.isEmpty || !dirtyPartitions.isEmpty
-            || !dispatchList.isEmpty
+            || !dispatchList.isEmpty || hasPendingStorage
+    }
+
+    private var hasPendingStorage: Bool {
+        if !writeBehind.retries.isEmpty || !writeBehind.closes.isEmpty
+            || !coldReader.requests.isEmpty || checkpointer.hasRequests(syncsMax: limits.syncsMax)
+        {
+            return true
+        }
+        // Without a free place for a file, a cold reader waits for one.
+        if !coldReader.ready.isEmpty, !writeBehind.freeSlots.isEmpty { return true }
+        guard stage != .starting else { return !hasFailed && canWriteBehind }
+        if !checkpointer.removals.isEmpty { return true }
+        return !hasFailed && (journal.canWrite || canWriteBehind)
+    }
+
+    private var canWriteBehind: Bool {
+        !writeBehind.queue.isEmpty && writeBehind.writesInFlight < limits.writesBehindMax
     }
 
     // MARK: what is durable
@@ -575,11 +605,18 @@ package struct ShardMachine: ~Copyable {
         wakesBlocked = true
         for place in 0 ..< connections.limit {
             let index = Int32(place)
-            guard connections.contains(index), connections[index].pointee.state == .fresh else {
-                continue
-            }
-            if now.monotonic.since(connections[index].pointee.openedAt) > limits.helloNanoseconds {
-                close(index, reason: .silent)
+            guard connections.contains(index) else { continue }
+            let connection = connections[index]
+            switch connection.pointee.state {
+            case .fresh:
+                if now.monotonic.since(connection.pointee.openedAt) > limits.helloNanoseconds {
+                    close(index, reason: .silent)
+                }
+            case .draining:
+                if now.monotonic.since(connection.pointee.drainingSince) > limits.drainNanoseconds {
+                    close(index, reason: .stalled)
+                }
+            case .ready, .closed: break
             }
         }
         advanceStop()

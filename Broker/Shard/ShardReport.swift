@@ -47,6 +47,8 @@ package enum CloseReason: String, Sendable {
     case protocolError
     case drained
     case silent
+    /// It was to close, and took nothing of what was left for it.
+    case stalled
     case overflow
     case stopping
 }

@@ -19,6 +19,16 @@ package struct WriteBehind {
         var request: StorageOperation
         var attempts = 1
         var wanted: Int
+
+        /// What it was to do, up to the name of the file, for a person.
+        var attempt: String {
+            switch request {
+            case .open: "making"
+            case .allocate(_, let position, let bytes): "reserving \(bytes) bytes at \(position) of"
+            case .write(_, _, let bytes, let position, _): "writing \(bytes) bytes at \(position) of"
+            case .read, .sync, .close, .syncDirectory, .remove: "working on"
+            }
+        }
     }
     /// A full file that waits for its sync.
     struct RolledFile {
@@ -319,11 +329,12 @@ extension ShardMachine {
         let partition = state.partitions[operation.partition]
         partition.pointee.file.writesInFlight -= 1
         guard result >= operation.wanted else {
+            let name = FileName.segment(
+                partition: partition.pointee.id, baseOffset: partition.pointee.file.nextOffset,
+                term: writeBehind.term)
             storageFailed(
                 StorageFailure(
-                    "write-behind of partition \(partition.pointee.id): "
-                        + "\(operation.token) at byte \(partition.pointee.file.nextPosition)",
-                    errno: result < 0 ? -result : 5))
+                    "\(operation.attempt) \(name.path) failed", errno: result < 0 ? -result : 5))
             return
         }
         switch operation.token {

@@ -1,6 +1,8 @@
 import BrokerAdmin
 import BrokerBasics
+import BrokerCore
 import BrokerServer
+import ShardRuntime
 import Testing
 
 @Suite struct MetricTests {
@@ -105,6 +107,52 @@ import Testing
         let metrics = await pages.answer(path: "/metrics", query: [])
         #expect(metrics.status == 200)
         #expect(metrics.contentType == "text/plain; version=0.0.4; charset=utf-8")
+    }
+
+    @Test("before its loop has run once a shard is alive, however long its recovery takes")
+    func recoveringForLong() async {
+        let control = ShardControl()
+        let pages = AdminPages(control: control, version: "9")
+        for stage in ["checkpoint", "journal", "segments"] {
+            control.publish { $0.progress.stage = stage }
+            let health = await pages.answer(path: "/healthz", query: [])
+            #expect(health.status == 200)
+            // There is no beat to tell the age of.
+            #expect(health.body == "{\"status\":\"ok\",\"stage\":\"recovering\"}\n")
+            let ready = await pages.answer(path: "/readyz", query: [])
+            #expect(ready.status == 503)
+            #expect(ready.body.contains("\"reason\":\"recovering: \(stage)\""))
+        }
+        // From the first beat on only beats count.
+        control.beat(MonotonicTime(nanoseconds: 1))
+        #expect(await pages.answer(path: "/healthz", query: []).status == 503)
+        control.beat(Clock.monotonic)
+        #expect(await pages.answer(path: "/healthz", query: []).status == 200)
+    }
+
+    @Test("after a storage failure it is alive, not ready, and says what failed, also while it stops")
+    func storageFailure() async {
+        let control = ShardControl()
+        let pages = AdminPages(control: control, version: "9")
+        control.beat(Clock.monotonic)
+        control.publish { $0.stage = "ready" }
+        #expect(await pages.answer(path: "/readyz", query: []).status == 200)
+        let failure = "writing 4096 bytes at 8192 of journal/0001.journal failed (errno 28)"
+        control.publish { $0.failure = failure }
+        for stops in [false, true] {
+            if stops { pages.beginStop() }
+            let ready = await pages.answer(path: "/readyz", query: [])
+            #expect(ready.status == 503)
+            #expect(ready.body.contains("\"reason\":\"storage failed: \(failure)\""))
+            control.beat(Clock.monotonic)
+            #expect(await pages.answer(path: "/healthz", query: []).status == 200)
+        }
+        let text = MetricText.render(
+            MetricTable.metrics,
+            MetricSource(
+                version: "9", published: control.current, isReady: false, beatAgeSeconds: 0,
+                startTimeSeconds: 0))
+        #expect(text.contains("\nmillrace_storage_failed 1\n"))
     }
 
     @Test("when the broker stops it is not ready")

@@ -1,5 +1,7 @@
 import BrokerProcess
+import BrokerTestSupport
 import Foundation
+import LogStorage
 import ShardRuntime
 import Testing
 
@@ -225,6 +227,83 @@ enum ControlTool {
         #expect(metrics.body.contains("\nmillrace_ready 0\n"))
         try broker.waitUntilReady()
         #expect(try HTTPGet.get(admin, "/readyz").status == 200)
+        #expect(try broker.stop() == 0)
+    }
+
+    @Test("when a segment can't be made /readyz says 503 and why, and publishes are refused")
+    func storageFailure() throws {
+        let broker = try BrokerProcess()
+        let ready = try broker.waitUntilReady()
+        _ = try ControlTool.run(ready, ["queue", "create", "ticks", "--partitions", "1", "--durability", "memory"])
+        #expect(try HTTPGet.get(ready.admin, "/readyz").status == 200)
+        // Segments are named below a directory that is now elsewhere.
+        let segments = broker.dataDirectory + "/segments"
+        try FileManager.default.moveItem(atPath: segments, toPath: segments + "-gone")
+        _ = try ControlTool.run(ready, ["queue", "publish", "ticks", "--lines", "-"], input: "a\n")
+        let deadline = Date().addingTimeInterval(60)
+        while !broker.log.contains("making segments/"), broker.isRunning, Date() < deadline {
+            usleep(5000)
+        }
+        let answer = try HTTPGet.get(ready.admin, "/readyz")
+        #expect(answer.status == 503)
+        #expect(answer.body.contains("\"reason\":\"storage failed: making segments/"))
+        #expect(answer.body.contains("errno 2"))
+        #expect(try HTTPGet.get(ready.admin, "/healthz").status == 200)
+        #expect(
+            try HTTPGet.get(ready.admin, "/metrics").body.contains("\nmillrace_storage_failed 1\n"))
+        #expect(broker.log.contains("making segments/"))
+        try FileManager.default.moveItem(atPath: segments + "-gone", toPath: segments)
+        #expect(try HTTPGet.get(ready.admin, "/readyz").status == 503)
+        // Who asked it to stop must learn that not all is well.
+        #expect(try broker.stop() == 1)
+        #expect(broker.log.contains("stopped after a storage failure: making segments/"))
+    }
+
+    @Test(
+        "on a filesystem without direct I/O it serves, says so, and keeps what it confirmed over a kill",
+        .enabled(if: access("/dev/shm", W_OK) == 0, "there is no /dev/shm"))
+    func withoutDirectIO() throws {
+        let directory = "/dev/shm/millrace-\(UUID().uuidString)"
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let first = try BrokerProcess(dataDirectory: directory)
+        let ready = try first.waitUntilReady()
+        let status = try ControlTool.run(ready, ["server", "status", "-o", "json"])
+        #expect(status.contains("no: the filesystem has none"), "\(status)")
+        _ = try ControlTool.run(ready, ["queue", "create", "orders", "--partitions", "1"])
+        let lines = (0 ..< 2000).map { "record \($0)\n" }.joined()
+        _ = try ControlTool.run(ready, ["queue", "publish", "orders", "--lines", "-"], input: lines)
+        first.kill()
+        let second = try BrokerProcess(dataDirectory: directory)
+        let again = try second.waitUntilReady()
+        #expect(second.logLines(event: "ready").first?["clean"] as? Bool == false)
+        #expect(
+            try ControlTool.run(again, ["queue", "consume", "orders", "--from", "start", "--until-end"])
+                == lines)
+        #expect(try second.stop() == 0)
+    }
+
+    @Test("a directory of format 1 is served by a real broker")
+    func golden() throws {
+        let path = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+            .appending(path: "Golden/format-1.txt").path
+        let listing = try DirectoryListing(parsing: String(contentsOfFile: path, encoding: .utf8))
+        let directory = FileManager.default.temporaryDirectory.path + "/golden-\(UUID().uuidString)"
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        for name in StorageDirectory.allCases {
+            try FileManager.default.createDirectory(
+                atPath: directory + "/" + name.rawValue, withIntermediateDirectories: true)
+        }
+        for (name, bytes) in listing.files {
+            try Data(bytes).write(to: URL(filePath: directory + "/" + name.path))
+        }
+        let broker = try BrokerProcess(
+            dataDirectory: directory, options: ["--frame-bytes-max", "64KiB"])
+        let ready = try broker.waitUntilReady()
+        let found = try ControlTool.run(
+            ready, ["queue", "consume", "orders", "--from", "start", "--until-end"])
+        for partition in 0 ..< 2 {
+            for number in 0 ..< 40 { #expect(found.contains("order \(partition)/\(number)")) }
+        }
         #expect(try broker.stop() == 0)
     }
 

@@ -189,6 +189,25 @@ package final class ScenarioRunner {
         shard.pass(milliseconds: 1)
     }
 
+    /// Publishes to `partitions` that `client` has no answer to, neither a confirm nor a refusal.
+    package func unanswered(_ client: SimulatedClient, _ partitions: [UInt32]) -> Int {
+        partitions.reduce(0) { count, partition in
+            count
+                + (history.sent[partition] ?? []).count {
+                    $0.confirmedAt == nil && client.replies[$0.correlation] == nil
+                }
+        }
+    }
+
+    /// Waits until everything sent to `partitions` is answered.
+    package func awaitAnswers(_ client: SimulatedClient, _ partitions: [UInt32]) {
+        run {
+            note(client)
+            return client.isClosed || unanswered(client, partitions) == 0
+        }
+        note(client)
+    }
+
     package func ack(
         _ client: SimulatedClient, queue: String, group: String, stream: UInt32,
         partition: UInt32, offset: UInt64

@@ -26,10 +26,14 @@ package final class SimulatedClient {
     /// False: what is sent to it stays in flight, as when a program does not read its socket.
     package var isReading = true
     var heldSend: (UnsafeRawPointer, Int)?
+    /// True while a send to it is in flight that it does not take.
+    package var holdsSend: Bool { heldSend != nil }
     private var input: [UInt8] = []
     private var outbox: [UInt8] = []
     private var nextCorrelation: UInt64 = 1
 
+    /// Control requests without an answer so far.
+    package private(set) var unanswered: Set<UInt64> = []
     package var replies: [UInt64: (header: FrameHeader, body: [UInt8])] = [:]
     package var confirms: [ConfirmEntry] = []
     package var delivered: [Delivered] = []
@@ -64,6 +68,7 @@ package final class SimulatedClient {
     ) -> UInt64 {
         let correlation = nextCorrelation
         nextCorrelation += 1
+        if opcode != .credit { unanswered.insert(correlation) }
         send(
             FrameHeader(
                 opcode: opcode, correlation: correlation, stream: stream, argument: deadline
@@ -153,6 +158,7 @@ package final class SimulatedClient {
             if header.flags & FrameHeader.pushFlag != 0 {
                 pushes.append((header, [UInt8](body)))
             } else {
+                unanswered.remove(header.correlation)
                 replies[header.correlation] = (header, [UInt8](body))
             }
         }

@@ -44,6 +44,11 @@ package final class SimulatedDisk: RecoveryStorage {
     /// Recovery's operations until it crashes; `nil`: never.
     package var operationsUntilCrash: Int?
     package private(set) var operations = 0
+    /// Recovery's operation with this number, counted from 1 with those that only look, fails as the
+    /// kernel would have it; the disk goes on.
+    package var failingOperation: (number: Int, errno: Int32)?
+    package private(set) var looks = 0
+    package private(set) var failures = 0
     /// Counts what a power cut took or tore: a test that needs it asserts that it is not 0.
     package private(set) var sectorsLost = 0
     package private(set) var sectorsKept = 0
@@ -153,6 +158,17 @@ package final class SimulatedDisk: RecoveryStorage {
         return disk
     }
 
+    /// A copy of what is on stable storage.
+    package func copy() -> SimulatedDisk {
+        var random = SeededRandom(seed: 1)
+        return afterPowerCut(.none, &random)
+    }
+
+    /// Bytes of a file, as a read sees them; fewer at its end.
+    package func bytes(_ name: FileName, at position: Int, count: Int) -> [UInt8] {
+        names[name].map { contents($0, position: position, count: count) } ?? []
+    }
+
     /// Flips one bit of a file's durable bytes; for tests of damage.
     package func flip(_ name: FileName, bit: Int) {
         guard let inode = names[name] else { return }
@@ -253,7 +269,21 @@ package final class SimulatedDisk: RecoveryStorage {
 
     // MARK: RecoveryStorage
 
-    private func step() throws(StorageFailure) {
+    /// Makes recovery's operations fail from now on as `failing` says, counted from 1.
+    package func fail(_ failing: (number: Int, errno: Int32)?) {
+        failingOperation = failing
+        looks = 0
+    }
+
+    private func look(_ what: String) throws(StorageFailure) {
+        looks += 1
+        guard let failing = failingOperation, failing.number == looks else { return }
+        failures += 1
+        throw StorageFailure(what, errno: failing.errno)
+    }
+
+    private func step(_ what: String) throws(StorageFailure) {
+        try look(what)
         operations += 1
         if let left = operationsUntilCrash {
             guard left > 0 else { throw StorageFailure("the simulated machine crashed") }
@@ -262,15 +292,18 @@ package final class SimulatedDisk: RecoveryStorage {
     }
 
     package func list(_ directory: StorageDirectory) throws(StorageFailure) -> [String] {
-        names.keys.filter { $0.directory == directory }.map(\.name).sorted()
+        try look("listing \(directory.rawValue)")
+        return names.keys.filter { $0.directory == directory }.map(\.name).sorted()
     }
     package func makeDirectory(_ directory: StorageDirectory) throws(StorageFailure) {}
     package func size(_ file: FileName) throws(StorageFailure) -> UInt64? {
-        names[file].flatMap { inodes[$0] }.map { UInt64($0.length) }
+        try look("looking at \(file.path)")
+        return names[file].flatMap { inodes[$0] }.map { UInt64($0.length) }
     }
     package func read(
         _ file: FileName, at position: UInt64, into buffer: UnsafeMutableRawBufferPointer
     ) throws(StorageFailure) -> Int {
+        try look("reading \(file.path)")
         guard let inode = names[file] else { throw StorageFailure("no file \(file.path)", errno: 2) }
         let bytes = contents(inode, position: Int(position), count: buffer.count)
         buffer.copyBytes(from: bytes)
@@ -281,27 +314,27 @@ package final class SimulatedDisk: RecoveryStorage {
     ) throws(StorageFailure) {
         guard let inode = open(file, create: true) else { return }
         let id = beginWrite(inode, position: Int(position), bytes: [UInt8](bytes))
-        try step()
+        try step("writing \(file.path)")
         completeWrite(inode, id: id, synced: false)
     }
     package func makeZeroed(_ file: FileName, bytes: UInt64) throws(StorageFailure) {
         guard let inode = open(file, create: true) else { return }
-        try step()
+        try step("making \(file.path)")
         let id = beginWrite(
             inode, position: 0, bytes: [UInt8](repeating: 0, count: Int(bytes)))
         completeWrite(inode, id: id, synced: false)
     }
     package func sync(_ file: FileName) throws(StorageFailure) {
-        try step()
+        try step("syncing \(file.path)")
         guard let inode = names[file] else { return }
         completeSync(inode, beginSync(inode))
     }
     package func syncDirectory(_ directory: StorageDirectory) throws(StorageFailure) {
-        try step()
+        try step("syncing \(directory.rawValue)")
         completeDirectorySync(directory)
     }
     package func remove(_ file: FileName) throws(StorageFailure) {
-        try step()
+        try step("removing \(file.path)")
         unlink(file)
     }
 }

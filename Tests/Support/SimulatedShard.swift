@@ -33,6 +33,22 @@ package final class SimulatedShard {
         }
     }
 
+    /// A storage operation, as fault injection sees it.
+    package struct Asked {
+        package enum Kind: String, Sendable {
+            case open, make, allocate, write, syncedWrite, read, sync, syncNames, remove
+        }
+        package var kind: Kind
+        /// `nil` for the names of a directory.
+        package var file: FileName?
+        package var directory: StorageDirectory
+        /// Counts from 1 in this life.
+        package var number: Int
+        /// Of a write.
+        package var position: UInt64 = 0
+        package var bytes: [UInt8] = []
+    }
+
     private struct Operation {
         var due: UInt64
         var order: Int
@@ -60,8 +76,17 @@ package final class SimulatedShard {
     package var aroundCompletion: ((_ operation: String, _ isAfter: Bool) -> Void)?
     /// Answers an operation's result instead of the disk: fault injection.
     package var override: ((_ name: String, _ number: Int) -> Int32?)?
-    private var operationNumber = 0
+    /// The same by what the operation is; what it answers is the result, and nothing is done.
+    package var fault: ((Asked) -> Int32?)?
+    package private(set) var operationNumber = 0
     package private(set) var overridesFired = 0
+    /// The operations that `fault` answered.
+    package private(set) var faultsFired: [Asked] = []
+    private var fileNames: [FileSlot: FileName] = [:]
+    /// Emits twice in a row, and counts what the second has that was not announced: the loop would
+    /// have slept over it.
+    package var looksForUnannounced = false
+    package private(set) var unannounced = 0
 
     package init(
         disk: SimulatedDisk, settings: Settings, seed: UInt64, wall: UInt64 = 1_700_000_000_000_000_000
@@ -87,6 +112,7 @@ package final class SimulatedShard {
         effects = EffectBuffer(capacity: settings.effectsPerCycle)
         for index in 0 ..< settings.geometry.fileCount {
             inodes[FileSlot(index)] = disk.open(.journal(index), create: false)
+            fileNames[FileSlot(index)] = .journal(index)
         }
     }
 
@@ -147,11 +173,20 @@ package final class SimulatedShard {
             var taken: [Effect] = []
             for place in 0 ..< count { taken.append(effects[place]) }
             effects.removeAll()
+            if looksForUnannounced { takeRest(&taken) }
             for effect in taken { carryOut(effect) }
             rounds += 1
             if count == 0 { break }
             machine.advance()
         } while rounds < 1000
+    }
+
+    private func takeRest(_ taken: inout [Effect]) {
+        let isAnnounced = machine.nextDeadline <= time
+        machine.emit(into: &effects)
+        if effects.count > 0, !isAnnounced { unannounced += 1 }
+        for place in 0 ..< effects.count { taken.append(effects[place]) }
+        effects.removeAll()
     }
 
     private func carryOut(_ effect: Effect) {
@@ -175,11 +210,41 @@ package final class SimulatedShard {
         }
     }
 
+    private func describe(_ operation: StorageOperation) -> Asked {
+        func of(
+            _ kind: Asked.Kind, _ slot: FileSlot, _ position: UInt64 = 0, _ bytes: [UInt8] = []
+        ) -> Asked {
+            let file = fileNames[slot]
+            return Asked(
+                kind: kind, file: file, directory: file?.directory ?? .root, number: operationNumber,
+                position: position, bytes: bytes)
+        }
+        switch operation {
+        case .open(let slot, _, let create):
+            return of(create ? .make : .open, slot)
+        case .allocate(let slot, let position, _): return of(.allocate, slot, position)
+        case .write(let slot, let from, let bytes, let position, let synced):
+            return of(
+                synced ? .syncedWrite : .write, slot, position,
+                [UInt8](UnsafeRawBufferPointer(start: from, count: min(bytes, 64))))
+        case .read(let slot, _, _, let position): return of(.read, slot, position)
+        case .sync(let slot): return of(.sync, slot)
+        case .close(let slot): return of(.open, slot)
+        case .syncDirectory(let directory):
+            return Asked(
+                kind: .syncNames, file: nil, directory: directory, number: operationNumber)
+        case .remove(let name):
+            return Asked(
+                kind: .remove, file: name, directory: name.directory, number: operationNumber)
+        }
+    }
+
     private func start(_ request: StorageRequest) {
         let disk = disk
-        operationNumber += 1
+        if case .close = request.operation {} else { operationNumber += 1 }
         switch request.operation {
         case .open(let slot, let name, let create):
+            fileNames[slot] = name
             enqueue(request, "open \(name.path)") { [unowned self] in
                 guard let inode = disk.open(name, create: create) else { return -2 }
                 inodes[slot] = inode
@@ -234,6 +299,7 @@ package final class SimulatedShard {
     ) {
         order += 1
         let number = operationNumber
+        let asked: Asked? = fault == nil ? nil : describe(request.operation)
         operations.append(
             Operation(
                 due: now + 1 + random.next() % settings.latencyMax, order: order,
@@ -241,6 +307,10 @@ package final class SimulatedShard {
                 finish: { [unowned self] in
                     if let answer = override?(name, number) {
                         overridesFired += 1
+                        return answer
+                    }
+                    if let asked, let answer = fault?(asked) {
+                        faultsFired.append(asked)
                         return answer
                     }
                     return finish()

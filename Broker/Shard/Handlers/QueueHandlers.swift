@@ -39,6 +39,7 @@ extension ShardMachine {
             id: state.nextQueue, name: create.name, level: level,
             createdAt: now.wall.nanoseconds, labels: create.labels,
             partitions: (0 ..< create.partitions).map { first + $0 })
+        if let refused = refuseTooLarge(request, planned(queue)) { return refused }
         guard change(.queueCreated(queue)) else { return .park }
         return reply(request, info(of: queue, withPartitions: true))
     }
@@ -56,6 +57,9 @@ extension ShardMachine {
                 request, .changeNotOffered, "the durability level of a queue does not change")
         }
         queue.merge(labels: alter.labels)
+        if let refused = refuseTooLarge(request, info(of: queue, withPartitions: true)) {
+            return refused
+        }
         guard change(.queueAltered(queue)) else { return .park }
         return reply(request, info(of: queue, withPartitions: true))
     }
@@ -111,6 +115,20 @@ extension ShardMachine {
     /// What a page of a list may hold, so that the frame fits what the client takes.
     func replyBytesMax(_ request: Request) -> Int {
         min(60_000, Int(connections[request.connection].pointee.frameBytesMax) - 256)
+    }
+
+    /// What `info` will say of a queue that is not made yet: for its size.
+    private func planned(_ queue: Queue) -> QueueInfo {
+        QueueInfo(
+            id: queue.id, name: queue.name, level: queue.level.rawValue,
+            partitionCount: UInt32(queue.partitions.count), createdAt: queue.createdAt,
+            labels: queue.labels, records: 0, bytes: 0,
+            partitions: queue.partitions.enumerated().map { index, id in
+                PartitionInfo(
+                    id: id, index: UInt32(index), shard: 0, epoch: 1, startOffset: 0,
+                    committedOffset: 0, endOffset: 0, bytes: 0, segmentOffset: 0, segments: 0,
+                    records: 0, lostRecords: 0)
+            })
     }
 
     func info(of queue: Queue, withPartitions: Bool) -> QueueInfo {

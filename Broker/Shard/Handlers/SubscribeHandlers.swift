@@ -34,6 +34,13 @@ extension ShardMachine {
                 request, .partitionNotFound,
                 "queue \(queue.name) has no partition \(subscribe.partition)")
         }
+        // Of a group any member may come to read every partition.
+        let widest = Assignment(
+            generation: 0,
+            partitions: places.map { _ in
+                AssignedPartition(partition: 0, index: 0, epoch: 0, nextOffset: 0)
+            })
+        if let refused = refuseTooLarge(request, widest) { return refused }
         if case .offset(let offset) = subscribe.start, subscribe.group.isEmpty {
             for place in places where offset > state.partitions[place].pointee.log.endOffset {
                 return refuse(
@@ -262,6 +269,20 @@ extension ShardMachine {
         return .done
     }
 
+    /// `change` of a cursor, without an allocation: one comes with every ack.
+    ///
+    /// - Returns: false when the journal is full for now.
+    private mutating func advanceCursor(group: UInt32, index: Int, to offset: UInt64) -> Bool {
+        guard
+            let room = journal.stage(
+                .cursor, object: 0, payloadBytes: StateChange.cursorBytes, reserve: 0)
+        else { return false }
+        StateChange.putCursor(room, group: group, partitionIndex: UInt32(index), offset: offset)
+        lastChangeGroup = journal.openGroup
+        state.advanceCursor(group: group, index: index, to: offset)
+        return true
+    }
+
     /// A cumulative ack: the group's floor moves in the journal, and the reply follows it.
     mutating func ack(_ request: Request) -> Outcome {
         guard let ack = try? Ack(body: request.body) else {
@@ -273,9 +294,10 @@ extension ShardMachine {
                 "no subscription \(request.header.stream) on this connection")
         }
         let groupID = subscriptions[index].pointee.group
-        guard groupID != 0, let group = state.groups[groupID],
-            let place = state.index(ofPartition: ack.partition),
-            let reader = reader(subscription: index, partition: place)
+        guard groupID != 0, let place = state.index(ofPartition: ack.partition),
+            let reader = reader(subscription: index, partition: place),
+            let floorBefore = state.cursor(
+                group: groupID, index: Int(state.partitions[place].pointee.index))
         else {
             return refuse(
                 request, .notAssigned,
@@ -299,16 +321,12 @@ extension ShardMachine {
             return refuse(request, .storageFailed, "this shard stopped confirming: \(failure)")
         }
         let at = Int(partition.pointee.index)
-        if ack.offset > group.cursors[at] {
-            guard
-                change(
-                    .cursor(
-                        group: groupID, partitionIndex: UInt32(at), offset: ack.offset))
-            else { return .park }
+        if ack.offset > floorBefore {
+            guard advanceCursor(group: groupID, index: at, to: ack.offset) else { return .park }
         }
         counters.acks += 1
         let connection = connections[request.connection]
-        let floor = max(ack.offset, group.cursors[at])
+        let floor = max(ack.offset, floorBefore)
         let entry = ConfirmEntry(
             correlation: request.header.correlation, requests: 1, partition: ack.partition,
             epoch: partition.pointee.log.epoch, records: 0, baseOffset: floor, level: 0, flags: 0)

@@ -1,0 +1,313 @@
+internal import BrokerBasics
+internal import BrokerCore
+internal import BrokerShard
+internal import BrokerTestSupport
+internal import LogStorage
+internal import Testing
+internal import WireProtocol
+
+// How it works. One story uses every kind of storage operation. It is played again and again; in the
+// nth run the nth operation fails, either that one alone or it and all after it that need room. The
+// story then goes on until every client has its answer, and the disk is crashed in every way: what was
+// confirmed must be there, and the broker must serve again.
+
+/// How storage fails in one run.
+enum FaultMode: CaseIterable, CustomStringConvertible {
+    /// One operation, with EIO: whatever comes after it would work.
+    case once
+    /// From one operation on, everything that needs room: the disk is full.
+    case full
+    /// One write does half of what it was asked for, once.
+    case short
+
+    var description: String {
+        switch self {
+        case .once: "EIO once"
+        case .full: "ENOSPC from here on"
+        case .short: "a short write"
+        }
+    }
+}
+
+/// One run of the story.
+final class FaultRun {
+    typealias Asked = SimulatedShard.Asked
+
+    let runner: ScenarioRunner
+    private var client: SimulatedClient?
+    private var queues: [UInt32] = []
+    private(set) var fired: [Asked] = []
+    let seed: UInt64
+
+    static var settings: SimulatedShard.Settings {
+        var settings = SimulatedShard.Settings()
+        // Less memory than is published, so that old records are read from segments, and more than
+        // the journal can bring back.
+        settings.geometry = JournalGeometry(fileBytes: 64 * 1024, fileCount: 2)
+        settings.limits.tailBytesMax = 192 * 1024
+        settings.limits.segmentBytes = 32 * 1024
+        return settings
+    }
+
+    init(seed: UInt64) throws {
+        self.seed = seed
+        runner = try ScenarioRunner(settings: Self.settings, seed: seed)
+    }
+
+    var machineFailure: String? { runner.shard.machine.counters.storageFailure }
+    var operations: Int { runner.shard.operationNumber }
+
+    /// Plays the story with operation `number` failing.
+    func play(_ mode: FaultMode, at number: Int) throws {
+        runner.shard.fault = { [unowned self] asked in
+            guard asked.number >= number else { return nil }
+            switch mode {
+            case .once: guard asked.number == number else { return nil }
+            case .full: guard Self.needsRoom(asked) else { return nil }
+            case .short:
+                guard asked.number == number, Self.isWrite(asked) else { return nil }
+            }
+            fired.append(asked)
+            switch mode {
+            case .once: return -5
+            case .full: return -28
+            case .short: return 512
+            }
+        }
+        try story()
+        runner.shard.fault = nil
+    }
+
+    static func needsRoom(_ asked: Asked) -> Bool {
+        switch asked.kind {
+        case .make, .allocate, .write, .syncedWrite, .sync, .syncNames: true
+        case .open, .read, .remove: false
+        }
+    }
+    static func isWrite(_ asked: Asked) -> Bool {
+        asked.kind == .write || asked.kind == .syncedWrite
+    }
+
+    /// True when the failure of `asked` must stop the confirms: what only reads ends a subscription,
+    /// and what only tidies up is done again at the next start.
+    static func stops(_ asked: Asked) -> Bool {
+        switch asked.kind {
+        case .make, .allocate, .write, .syncedWrite, .sync, .syncNames: true
+        case .open, .read, .remove: false
+        }
+    }
+
+    private func story() throws {
+        let shard = runner.shard
+        shard.run(until: { shard.machine.isReady || machineFailure != nil })
+        guard shard.machine.isReady else { return }
+        let client = try client(named: "client")
+        self.client = client
+        queues = runner.createQueue(client, "orders", partitions: 2)
+        let ticks = runner.createQueue(client, "ticks", level: .memory)
+        let producer = runner.openProducer(client)
+        guard let producer, queues.count == 2, ticks.count == 1 else { return }
+        queues += ticks
+        _ = client.subscribe("orders", group: "desk", stream: 1)
+        for round in 1 ... 24 {
+            for partition in queues {
+                runner.publish(client, producer, partition, records: 4, bytes: 700)
+            }
+            guard machineFailure == nil else { return }
+            if round % 3 == 0 {
+                runner.awaitAnswers(client, queues)
+                for partition in queues.prefix(2) {
+                    runner.ack(
+                        client, queue: "orders", group: "desk", stream: 1, partition: partition,
+                        offset: UInt64(round))
+                }
+            }
+            if round == 8 {
+                let brief = runner.createQueue(client, "brief")
+                guard let partition = brief.first else { return }
+                queues.append(partition)
+                for _ in 0 ..< 6 {
+                    runner.publish(client, producer, partition, records: 4, bytes: 700)
+                }
+                runner.awaitAnswers(client, [partition])
+                shard.pass(milliseconds: 11_000)
+                queues.removeLast()
+                runner.deleteQueue(client, "brief")
+            }
+            if round == 16 {
+                // What left memory is read from segments.
+                shard.pass(milliseconds: 11_000)
+                let late = try self.client(named: "late")
+                _ = late.subscribe("orders", stream: 2)
+                shard.pass(milliseconds: 20)
+                runner.note(late)
+                shard.disconnect(late.index)
+            }
+        }
+        runner.awaitAnswers(client, queues)
+        shard.pass(milliseconds: 11_000)
+        shard.machine.beginStop()
+        shard.run(until: { shard.machine.stage == .stopped })
+    }
+
+    private func client(named name: String) throws -> SimulatedClient {
+        guard let client = runner.connect(name) else { throw Violation("no connection for \(name)") }
+        return client
+    }
+
+    // MARK: what must hold
+
+    func check(_ mode: FaultMode) throws {
+        let shard = runner.shard
+        // A short write is done again, and all is well; a checkpoint is rather given up.
+        let stopping = fired.first {
+            Self.stops($0) && (mode != .short || $0.directory == .checkpoints)
+        }
+        if let stopping {
+            guard let failure = machineFailure else {
+                throw Violation("\(stopping.kind) failed and nobody noticed")
+            }
+            let place = stopping.file?.path ?? stopping.directory.rawValue
+            guard failure.contains(place), failure.contains("errno") else {
+                throw Violation("\"\(failure)\" does not say what failed: \(place)")
+            }
+        } else if let machineFailure {
+            throw Violation("\(fired.first?.kind.rawValue ?? "nothing") failed: \(machineFailure)")
+        }
+        if let client { try checkAnswers(client, shard) }
+        try checkRestarts()
+    }
+
+    private func checkAnswers(_ client: SimulatedClient, _ shard: SimulatedShard) throws {
+        shard.run(steps: 500) {
+            runner.note(client)
+            return client.isClosed
+                || (client.unanswered.isEmpty && runner.unanswered(client, queues) == 0)
+        }
+        runner.note(client)
+        guard !client.isClosed else { return }
+        guard client.unanswered.isEmpty, runner.unanswered(client, queues) == 0 else {
+            throw Violation(
+                "\(client.unanswered.count) requests and \(runner.unanswered(client, queues)) "
+                    + "publishes are never answered")
+        }
+        guard machineFailure != nil else { return }
+        guard client.ask(.ping, Empty(), reply: Empty.self) != nil else {
+            throw Violation("after the failure PING is not answered")
+        }
+        let create = client.request(
+            .queueCreate, QueueCreateRequest(name: "late", partitions: 1, level: .synced))
+        shard.run(steps: 200) { client.status(of: create) != nil }
+        guard client.status(of: create) == .storageFailed else {
+            throw Violation("after the failure a change is answered with \(client.replies[create]?.header.status ?? 0)")
+        }
+    }
+
+    private func checkRestarts() throws {
+        var random = SeededRandom(seed: seed)
+        let disks = [SimulatedDisk.Survival.none, .all, .latest, .some].map {
+            runner.shard.disk.afterPowerCut($0, &random)
+        }
+        for disk in disks + [runner.shard.disk.afterKill(&random)] {
+            let shard = try SimulatedShard(
+                disk: disk, settings: Self.settings, seed: random.next(), wall: runner.shard.wall)
+            let found = try ReadBack(from: shard)
+            try runner.history.check(found)
+            guard let client = shard.connect("after"),
+                client.ask(
+                    .queueCreate,
+                    QueueCreateRequest(name: "after", partitions: 1, level: .synced),
+                    reply: QueueInfo.self) != nil
+            else { throw Violation("the restarted broker does not serve") }
+        }
+    }
+}
+
+@Suite("Fault enumeration", .serialized)
+struct FaultEnumerationTests {
+    @Test(
+        "whichever storage operation fails, confirms stop and say why, all are answered, none is lost",
+        arguments: FaultMode.allCases)
+    func everyOperation(mode: FaultMode) throws {
+        let whole = try FaultRun(seed: 3)
+        try whole.play(.once, at: .max)
+        try whole.check(.once)
+        #expect(whole.fired.isEmpty)
+        let operations = whole.operations
+        #expect(operations > 200)
+        var fired = 0
+        var kinds: [String: Int] = [:]
+        for number in 1 ... operations {
+            let run = try FaultRun(seed: 3)
+            do {
+                try run.play(mode, at: number)
+                try run.check(mode)
+            } catch {
+                throw Violation("operation \(number), \(mode), \(run.fired.first?.kind.rawValue ?? ""): \(error)")
+            }
+            guard let first = run.fired.first else { continue }
+            fired += 1
+            kinds[first.kind.rawValue, default: 0] += 1
+        }
+        print("fault enumeration: \(mode): \(fired) of \(operations) operations failed, \(kinds)")
+        // Without its fault the run would go on as the whole one: each number is an operation.
+        if mode == .once { #expect(fired == operations) }
+        let expected: [SimulatedShard.Asked.Kind] =
+            switch mode {
+            case .once:
+                [.open, .make, .allocate, .write, .syncedWrite, .read, .sync, .syncNames, .remove]
+            case .full: [.make, .allocate, .write, .syncedWrite, .sync, .syncNames]
+            case .short: [.write, .syncedWrite]
+            }
+        for kind in expected { #expect(kinds[kind.rawValue] ?? 0 > 0, "no \(kind) failed") }
+    }
+
+    @Test("whichever operation of a recovery fails, it says which, and the next one finds everything")
+    func everyOperationOfRecovery() throws {
+        let before = try FaultRun(seed: 5)
+        try before.play(.once, at: 220)
+        var random = SeededRandom(seed: 5)
+        let crashed = before.runner.shard.disk.afterKill(&random)
+        var failures = 0
+        for number in 1 ... 10_000 {
+            let disk = crashed.afterKill(&random)
+            disk.fail((number, number % 2 == 0 ? 28 : 5))
+            do throws(RecoveryError) {
+                _ = try SimulatedShard(
+                    disk: disk, settings: FaultRun.settings, seed: 1, wall: before.runner.shard.wall)
+                #expect(disk.failures == 0, "operation \(number) failed and nobody noticed")
+            } catch {
+                guard case .storage(let failure) = error else {
+                    Issue.record("operation \(number): \(error)")
+                    continue
+                }
+                #expect(failure.errno == (number % 2 == 0 ? 28 : 5))
+            }
+            guard disk.failures > 0 else { break }
+            failures += 1
+            disk.fail(nil)
+            let shard = try SimulatedShard(
+                disk: disk, settings: FaultRun.settings, seed: 1, wall: before.runner.shard.wall)
+            try before.runner.history.check(try ReadBack(from: shard))
+        }
+        print("fault enumeration: \(failures) operations of a recovery failed")
+        #expect(failures > 20)
+    }
+
+    @Test("whichever operation of a directory's making fails, the next start makes it")
+    func everyOperationOfMaking() throws {
+        var failures = 0
+        for number in 1 ... 1000 {
+            let disk = SimulatedDisk()
+            disk.fail((number, 28))
+            let first = try? SimulatedShard(disk: disk, settings: FaultRun.settings, seed: 1)
+            guard disk.failures > 0 else { break }
+            #expect(first == nil, "operation \(number) failed and nobody noticed")
+            failures += 1
+            disk.fail(nil)
+            let shard = try SimulatedShard(disk: disk, settings: FaultRun.settings, seed: 1)
+            #expect(shard.run(until: { shard.machine.isReady }))
+        }
+        #expect(failures > 10)
+    }
+}
