@@ -1,4 +1,5 @@
 import BlockingClient
+import BrokerBasics
 import ChildProcess
 import ReplayHarness
 import Testing
