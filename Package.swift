@@ -224,15 +224,22 @@ let package = Package(
         ),
         tests(
             "IntegrationTests",
-            of: ["BrokerBasics", "WireProtocol", "BlockingClient", "ChildProcess", "ReplayHarness"]
+            of: [
+                "BrokerBasics", "WireProtocol", "BlockingClient", "ChildProcess", "ReplayHarness",
+                "LogChecker",
+            ]
         ),
-        library("BrokerProcess", "Tests/BrokerProcess"),
+        library(
+            "BrokerProcess",
+            "Tests/BrokerProcess",
+            uses: ["BrokerBasics", "ChildProcess"]
+        ),
         tests(
             "BrokerServerTests",
             of: [
                 "BrokerBasics", "WireProtocol", "LogStorage", "BrokerShard", "ShardRuntime",
-                "BrokerServer", "BrokerConfiguration", "BrokerAdmin", "BrokerProcess", "brokerd", "brokerctl",
-                logging,
+                "BrokerServer", "BrokerConfiguration", "BrokerAdmin", "ChildProcess", "BrokerProcess",
+                "brokerd", "brokerctl", logging,
             ]
         ),
     ]

@@ -13,11 +13,10 @@ final class LiveBroker {
     private(set) var child: BrokerChild
     private var starts = 0
 
-    init() throws {
-        executable = try #require(
-            Executable.beside("brokerd"),
-            "brokerd is not beside the tests: build it with the same configuration"
-        )
+    /// - Parameter listen: addresses beside the port that the kernel chooses, which is another one
+    ///   at each start.
+    init(listen: (_ directory: String) -> [String] = { _ in [] }) throws {
+        executable = try Executable.named("brokerd")
         directory = try TemporaryDirectory(prefix: "millrace-test")
         child = try Self.spawn(executable, directory, 1)
         starts = 1
