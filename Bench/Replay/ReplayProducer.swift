@@ -129,7 +129,8 @@ package final class ReplayProducer: Sendable {
                     due -= 1
                     let number = history.send()
                     let index = settings.stream.partition(of: number)
-                    open[index].builder.append(settings.stream.record(number))
+                    let isTaken = open[index].builder.append(settings.stream.record(number))
+                    invariant(isTaken, "a batch of more than \(settings.batchRecordsMax) records")
                     open[index].numbers.append(number)
                     let full = 1 + random.below(settings.batchRecordsMax)
                     if open[index].numbers.count >= full { try flush(index) }

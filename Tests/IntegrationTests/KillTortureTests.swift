@@ -270,7 +270,7 @@ import WireProtocol
         }
         func batch(_ text: String) -> BatchBuilder {
             var batch = BatchBuilder()
-            batch.append(Record(value: Array(text.utf8)))
+            _ = batch.append(Record(value: Array(text.utf8)))
             return batch
         }
         let first = try open()
