@@ -46,10 +46,15 @@ package final class LiveReader: Sendable {
     }
 
     package func start() {
-        worker.withLock {
-            $0 = Worker { [self] in
-                var reader = Reading(settings: settings, place: place, owner: self)
-                return reader.run()
+        worker.withLock { worker in
+            do throws(WorkerFailure) {
+                worker = try Worker { [self] in
+                    var reader = Reading(settings: settings, place: place, owner: self)
+                    return reader.run()
+                }
+            } catch {
+                let text = "reading \(settings.queue): \(error)"
+                publish { $0.failure = text }
             }
         }
     }

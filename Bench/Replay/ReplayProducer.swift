@@ -55,7 +55,14 @@ package final class ReplayProducer: Sendable {
     }
 
     package func start() {
-        worker.withLock { $0 = Worker { [self] in run() } }
+        worker.withLock { worker in
+            do throws(WorkerFailure) {
+                worker = try Worker { [self] in run() }
+            } catch {
+                let text = "publishing to \(settings.queue): \(error)"
+                shared.withLock { $0.failure = text }
+            }
+        }
     }
 
     package var progress: Progress { shared.withLock { $0 } }
