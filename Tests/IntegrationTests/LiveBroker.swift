@@ -10,6 +10,7 @@ final class LiveBroker {
     let place = BrokerPlace()
     private let directory: TemporaryDirectory
     private let executable: String
+    private let listen: [String]
     private(set) var child: BrokerChild
     private var starts = 0
 
@@ -18,7 +19,8 @@ final class LiveBroker {
     init(listen: (_ directory: String) -> [String] = { _ in [] }) throws {
         executable = try Executable.named("brokerd")
         directory = try TemporaryDirectory(prefix: "millrace-test")
-        child = try Self.spawn(executable, directory, 1)
+        self.listen = listen(directory.path)
+        child = try Self.spawn(executable, directory, self.listen, 1)
         starts = 1
         _ = try waitUntilReady()
     }
@@ -36,15 +38,16 @@ final class LiveBroker {
     private static func spawn(
         _ executable: String,
         _ directory: TemporaryDirectory,
+        _ listen: [String],
         _ number: Int
     ) throws -> BrokerChild {
-        try BrokerChild(
-            .init(
-                executable: executable,
-                dataDirectory: directory.path + "/data",
-                logPath: directory.path + "/brokerd-\(number).log"
-            )
+        var options = BrokerChild.Options(
+            executable: executable,
+            dataDirectory: directory.path + "/data",
+            logPath: directory.path + "/brokerd-\(number).log"
         )
+        options.more = (["\(BrokerChild.host):0"] + listen).flatMap { ["--listen", $0] }
+        return try BrokerChild(options)
     }
 
     /// Starts it again on the same directory.
@@ -52,7 +55,7 @@ final class LiveBroker {
     /// - Returns: how long it took until it was ready.
     func restart() throws -> Duration {
         starts += 1
-        child = try Self.spawn(executable, directory, starts)
+        child = try Self.spawn(executable, directory, listen, starts)
         return try waitUntilReady()
     }
 
