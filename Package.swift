@@ -203,6 +203,10 @@ let package = Package(
             of: ["brokerload", "BrokerBasics", "WireProtocol", "CBaseline", histogram]
         ),
 
+        // Judges what clients saw, and shares no code with what it judges: keep it so.
+        library("LogChecker", "Tests/LogChecker"),
+        tests("LogCheckerTests", of: ["LogChecker"]),
+
         // Real brokers, real crashes.
         library("ChildProcess", "Bench/ChildProcess"),
         library(
