@@ -242,7 +242,8 @@ let package = Package(
             "BrokerServerTests",
             of: [
                 "BrokerBasics", "WireProtocol", "LogStorage", "BrokerShard", "ShardRuntime",
-                "BrokerServer", "BrokerConfiguration", "BrokerAdmin", "ChildProcess", "BrokerProcess",
+                "BrokerServer", "BrokerConfiguration", "BrokerAdmin", "ChildProcess",
+                "BrokerProcess",
                 "brokerd", "brokerctl", logging,
             ]
         ),

@@ -92,7 +92,9 @@ package final class SpawnedChild: Sendable {
         var words: [UnsafeMutablePointer<CChar>?] = ([executable] + arguments).map { strdup($0) }
         words.append(nil)
         defer { for word in words { free(word) } }
-        let added: [UnsafeMutablePointer<CChar>?] = variables.map { strdup("\($0.key)=\($0.value)") }
+        let added: [UnsafeMutablePointer<CChar>?] = variables.map {
+            strdup("\($0.key)=\($0.value)")
+        }
         defer { for variable in added { free(variable) } }
         // Of two that have a name getenv(3) finds the first, and a shell keeps the last.
         let inherited = Self.variables(hiding: hiddenVariables, and: Array(variables.keys))

@@ -137,7 +137,7 @@ public struct RecordReader {
         }
         if attributes & RecordFormat.headers != 0 {
             guard let count = varint(base, &at, end), count <= end - at else { return false }
-            for _ in 0 ..< count * 2 {
+            for _ in 0..<count * 2 {
                 guard let bytes = varint(base, &at, end), bytes <= end - at else { return false }
                 at += bytes
             }
@@ -170,7 +170,7 @@ public struct RecordReader {
             record.key = bytes(count)
         }
         if attributes & RecordFormat.headers != 0, let count = Self.varint(base, &at, limit) {
-            for _ in 0 ..< count {
+            for _ in 0..<count {
                 guard let nameBytes = Self.varint(base, &at, limit) else { return nil }
                 let name = bytes(nameBytes)
                 guard let valueBytes = Self.varint(base, &at, limit) else { return nil }

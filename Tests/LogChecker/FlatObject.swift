@@ -15,7 +15,8 @@ struct FlatObject {
         while true {
             let name = try reader.text()
             try reader.take(":")
-            let value: Value = reader.isAtText ? .text(try reader.text()) : .number(try reader.number())
+            let value: Value =
+                reader.isAtText ? .text(try reader.text()) : .number(try reader.number())
             guard members.updateValue(value, forKey: name) == nil else {
                 throw HistoryError(line: number, reason: "\(name) is there twice")
             }

@@ -541,7 +541,8 @@ package struct LogChecker {
             let count = gap.upperBound - gap.lowerBound
             let rest = count - UInt64(confirmed.count + others.count)
             if rest > 0 {
-                report.add(.skipped, "\(place(walk)): \(rest) offsets of \(gap) are not accounted for")
+                report.add(
+                    .skipped, "\(place(walk)): \(rest) offsets of \(gap) are not accounted for")
             }
         }
     }

@@ -215,7 +215,8 @@ private struct RecordPrinter {
         switch error {
         case .closed: return error
         // What a broker says that stops.
-        case .refused(let refused): return refused.mayRetry ? ClientError.closed(reason: "\(error)") : nil
+        case .refused(let refused):
+            return refused.mayRetry ? ClientError.closed(reason: "\(error)") : nil
         case .unreachable, .timeout, .protocolError: return nil
         }
     }
