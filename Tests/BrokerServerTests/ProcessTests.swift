@@ -1,4 +1,5 @@
 import BrokerProcess
+import ChildProcess
 import Foundation
 import ShardRuntime
 import Testing
@@ -13,7 +14,7 @@ enum ControlTool {
         throws -> String
     {
         let tool = Process()
-        tool.executableURL = URL(filePath: try BrokerProcess.program("brokerctl"))
+        tool.executableURL = URL(filePath: try Executable.named("brokerctl"))
         tool.arguments = arguments + ["--server", broker.address]
         let (output, lines) = (Pipe(), Pipe())
         tool.standardOutput = output
@@ -85,9 +86,7 @@ enum ControlTool {
             #expect(status.contains(fact))
         }
 
-        let began = Date()
-        #expect(try broker.stop() == 0)
-        #expect(Date().timeIntervalSince(began) < 6)
+        #expect(broker.stop() == .exited(0))
         #expect(broker.logLines.count == broker.log.split(separator: "\n").count)
         for event in ["starting", "ready", "stopping", "stopped"] {
             #expect(broker.logLines(event: event).count == 1, "\(event)")
@@ -106,7 +105,7 @@ enum ControlTool {
         let first = try BrokerProcess(options: options[0])
         let ready = try first.waitUntilReady()
         _ = try ControlTool.run(ready, ["queue", "create", "orders", "--partitions", "1"])
-        #expect(try first.stop() == 0)
+        #expect(first.stop() == .exited(0))
 
         let second = try BrokerProcess(
             dataDirectory: first.dataDirectory, options: options[1])
@@ -129,7 +128,7 @@ enum ControlTool {
             )
                 == "a\nb\n"
         )
-        #expect(try third.stop() == 0)
+        #expect(third.stop() == .exited(0))
     }
 
     @Test("a second broker on the same data is refused with 1, and the first goes on")
@@ -137,7 +136,7 @@ enum ControlTool {
         let first = try BrokerProcess()
         let ready = try first.waitUntilReady()
         let second = try BrokerProcess(dataDirectory: first.dataDirectory)
-        #expect(try second.waitForEnd() == 1)
+        #expect(second.waitForEnd() == .exited(1))
         #expect(second.log.contains("another brokerd is using it"))
         #expect(try HTTPGet.get(ready.admin, "/readyz").status == 200)
     }
@@ -148,7 +147,7 @@ enum ControlTool {
         let ready = try first.waitUntilReady()
         for (flag, address) in [("--listen", ready.address), ("--admin", ready.admin)] {
             let second = try BrokerProcess(options: [flag, address])
-            #expect(try second.waitForEnd() == 1)
+            #expect(second.waitForEnd() == .exited(1))
             #expect(second.log.contains("listening on \(address)"), "\(second.log)")
         }
     }
@@ -161,12 +160,12 @@ enum ControlTool {
             (["--journal-size", "1MiB"], "raise --journal-size"),
         ] {
             let broker = try BrokerProcess(options: options)
-            #expect(try broker.waitForEnd() == 2)
+            #expect(broker.waitForEnd() == .exited(2))
             #expect(broker.log.contains(message), "\(broker.log)")
             #expect(!FileManager.default.fileExists(atPath: broker.dataDirectory))
         }
         let variable = try BrokerProcess(environment: ["MILLRACE_NO_SUCH": "1"])
-        #expect(try variable.waitForEnd() == 2)
+        #expect(variable.waitForEnd() == .exited(2))
         #expect(variable.log.contains("unknown environment variable MILLRACE_NO_SUCH"))
     }
 
@@ -186,7 +185,7 @@ enum ControlTool {
         #expect(ready.admin == "off")
         #expect(FileManager.default.fileExists(atPath: path))
         broker.send(signal: SIGINT)
-        #expect(try broker.waitForEnd() == 0)
+        #expect(broker.waitForEnd() == .exited(0))
         #expect(!FileManager.default.fileExists(atPath: path))
     }
 
@@ -198,12 +197,12 @@ enum ControlTool {
         let broker = try BrokerProcess(options: ["--loop", loop.rawValue])
         let ready = try broker.waitUntilReady()
         // Reads to the end of what comes: a reset instead would be an error of its own.
-        let failure = #expect(throws: BrokerProcess.Failure.self) {
+        let failure = #expect(throws: ChildFailure.self) {
             try HTTPGet.get(ready.address, "/")
         }
         let text = try #require(failure).description
         #expect(text.contains("not a frame of this protocol"), "\(text)")
-        #expect(try broker.stop() == 0)
+        #expect(broker.stop() == .exited(0))
     }
 
     @Test("while it makes or reads its journal HTTP answers: alive, not ready, and how far it is")
@@ -225,7 +224,7 @@ enum ControlTool {
         #expect(metrics.body.contains("\nmillrace_ready 0\n"))
         try broker.waitUntilReady()
         #expect(try HTTPGet.get(admin, "/readyz").status == 200)
-        #expect(try broker.stop() == 0)
+        #expect(broker.stop() == .exited(0))
     }
 
     @Test("a second signal ends it at once, with 1")
@@ -236,7 +235,7 @@ enum ControlTool {
         broker.send(signal: SIGTERM)
         while broker.logLines(event: "stopping").isEmpty, broker.isRunning { usleep(1000) }
         broker.send(signal: SIGTERM)
-        #expect(try broker.waitForEnd(seconds: 5) == 1)
+        #expect(broker.waitForEnd() == .exited(1))
         #expect(broker.logLines(event: "killed").count == 1)
     }
 }
