@@ -203,6 +203,10 @@ let package = Package(
             of: ["brokerload", "BrokerBasics", "WireProtocol", "CBaseline", histogram]
         ),
 
+        // Judges what clients saw, and shares no code with what it judges: keep it so.
+        library("LogChecker", "Tests/LogChecker"),
+        tests("LogCheckerTests", of: ["LogChecker"]),
+
         // Real brokers, real crashes.
         library("ChildProcess", "Bench/ChildProcess"),
         library(
@@ -226,10 +230,14 @@ let package = Package(
             "IntegrationTests",
             of: [
                 "BrokerBasics", "WireProtocol", "BlockingClient", "ShardRuntime", "ChildProcess",
-                "ReplayHarness",
+                "ReplayHarness", "LogChecker",
             ]
         ),
-        library("BrokerProcess", "Tests/BrokerProcess"),
+        library(
+            "BrokerProcess",
+            "Tests/BrokerProcess",
+            uses: ["BrokerBasics", "ChildProcess"]
+        ),
         // Stands in for a container that refuses io_uring.
         .executableTarget(name: "withouturing", path: "Tests/WithoutUring"),
         tests(
@@ -237,8 +245,8 @@ let package = Package(
             of: [
                 "BrokerBasics", "WireProtocol", "LogStorage", "BrokerCore", "BrokerShard",
                 "ShardRuntime", "BrokerServer", "BrokerConfiguration", "BrokerAdmin",
-                "BrokerProcess", "BrokerTestSupport", "brokerd", "brokerctl", "withouturing",
-                logging,
+                "ChildProcess", "BrokerProcess", "BrokerTestSupport", "brokerd", "brokerctl",
+                "withouturing", logging,
             ]
         ),
     ]

@@ -10,12 +10,18 @@ internal import Glibc
 package final class BrokerChild: Sendable {
     package struct Options: Sendable {
         package var executable: String
+        /// A program, and its arguments, that ends by executing the one given to it; empty: none.
+        package var launcher: [String] = []
         package var dataDirectory: String
         /// What it writes goes there; each start begins with an empty file.
         package var logPath: String
-        package var journalSize = "64MiB"
-        package var idle = "adaptive"
+        /// Flags and their values, each left out when its flag is among `more`.
+        package var standard = [
+            ("--listen", "\(BrokerChild.host):0"), ("--admin", "off"), ("--journal-size", "64MiB"),
+        ]
         package var more: [String] = []
+        /// It gets these, and no others that begin with MILLRACE_.
+        package var variables: [String: String] = [:]
 
         package init(executable: String, dataDirectory: String, logPath: String) {
             self.executable = executable
@@ -23,11 +29,11 @@ package final class BrokerChild: Sendable {
             self.logPath = logPath
         }
 
-        var arguments: [String] {
-            [
-                "--data-dir", dataDirectory, "--listen", "\(BrokerChild.host):0",
-                "--admin", "off", "--idle", idle, "--journal-size", journalSize,
-            ] + more
+        package var arguments: [String] {
+            let wanted = standard.filter { flag, _ in
+                !more.contains { $0 == flag || $0.hasPrefix(flag + "=") }
+            }
+            return ["--data-dir", dataDirectory] + wanted.flatMap { [$0, $1] } + more
         }
     }
 
@@ -48,13 +54,15 @@ package final class BrokerChild: Sendable {
         logPath = options.logPath
         unlink(logPath)
         started = ContinuousClock().now
+        let command = options.launcher + [options.executable] + options.arguments
         child = try SpawnedChild(
-            options.executable,
-            arguments: options.arguments,
+            command[0],
+            arguments: Array(command.dropFirst()),
             output: .file(logPath),
             errors: .file(logPath),
             // They would be settings of this broker, or options that it does not know.
-            hiddenVariables: "MILLRACE_"
+            hiddenVariables: "MILLRACE_",
+            variables: options.variables
         )
     }
 
@@ -67,13 +75,29 @@ package final class BrokerChild: Sendable {
         timeoutMilliseconds: Int,
         isWanted: () -> Bool = { true }
     ) throws(ChildFailure) -> Ready {
+        let port = try waitUntilReady(
+            timeoutMilliseconds: timeoutMilliseconds,
+            isWanted: isWanted,
+            find: Self.readyPort
+        )
+        return Ready(port: port, elapsed: ContinuousClock().now - started)
+    }
+
+    /// The same, with whatever is to be known of that line.
+    ///
+    /// - Parameters:
+    ///   - isWanted: asked now and then; false ends the waiting.
+    ///   - find: looks for the line in the log so far; `nil` while it is not there.
+    package func waitUntilReady<Value>(
+        timeoutMilliseconds: Int,
+        isWanted: () -> Bool = { true },
+        find: (String) -> Value?
+    ) throws(ChildFailure) -> Value {
         let deadline = started + .milliseconds(timeoutMilliseconds)
         while true {
             // The end before the log: what it said last is then in the log.
             let end = child.wait(timeoutMilliseconds: 0)
-            if let port = Self.readyPort(in: log) {
-                return Ready(port: port, elapsed: ContinuousClock().now - started)
-            }
+            if let value = find(log) { return value }
             if let end { throw ChildFailure("brokerd ended with \(end):\n\(lastWords)") }
             guard isWanted() else { throw ChildFailure("interrupted") }
             guard ContinuousClock().now < deadline else {
@@ -83,6 +107,14 @@ package final class BrokerChild: Sendable {
             }
             usleep(500)
         }
+    }
+
+    /// Sends it a signal, unless it has ended.
+    package func signal(_ number: Int32) { child.signal(number) }
+
+    /// How it ended, waiting up to the time given; `nil` while it runs.
+    package func wait(timeoutMilliseconds: Int) -> ChildEnd? {
+        child.wait(timeoutMilliseconds: timeoutMilliseconds)
     }
 
     /// Kills it with SIGKILL and waits until it is gone.
@@ -99,18 +131,19 @@ package final class BrokerChild: Sendable {
     /// - Returns: `nil` when it still runs.
     package func stop(timeoutMilliseconds: Int) -> ChildEnd? {
         child.signal(SIGTERM)
-        return child.wait(timeoutMilliseconds: timeoutMilliseconds)
+        return wait(timeoutMilliseconds: timeoutMilliseconds)
     }
 
     /// How it ended by itself; `nil` while it runs.
-    package var end: ChildEnd? { child.wait(timeoutMilliseconds: 0) }
+    package var end: ChildEnd? { wait(timeoutMilliseconds: 0) }
 
     /// The last lines of its log, indented.
     package var lastWords: String {
         log.split(separator: "\n").suffix(10).map { "    \($0)" }.joined(separator: "\n")
     }
 
-    private var log: String {
+    /// Everything that it has written to standard output and standard error.
+    package var log: String {
         let descriptor = open(logPath, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else { return "" }
         defer { close(descriptor) }

@@ -2,6 +2,14 @@ internal import Glibc
 
 /// Finds what was built together with the running program.
 package enum Executable {
+    /// The same as `beside`, for whom it must be there.
+    package static func named(_ name: String) throws(ChildFailure) -> String {
+        guard let path = beside(name) else {
+            throw ChildFailure("\(name) is not beside this program: build it in the same way")
+        }
+        return path
+    }
+
     /// The path of `name` in the directory of the running program.
     ///
     /// - Returns: `nil` when there is no such program.

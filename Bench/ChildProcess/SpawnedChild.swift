@@ -43,13 +43,15 @@ package final class SpawnedChild: Sendable {
     /// - Parameters:
     ///   - executable: a path, or a name that is searched for in `PATH`.
     ///   - hiddenVariables: it does not get the environment's variables that begin so.
+    ///   - variables: it gets these, in place of others of their names.
     package init(
         _ executable: String,
         arguments: [String],
         input: String? = nil,
         output: Output = .none,
         errors: Output = .none,
-        hiddenVariables: String? = nil
+        hiddenVariables: String? = nil,
+        variables: [String: String] = [:]
     ) throws(ChildFailure) {
         var actions = posix_spawn_file_actions_t()
         var attributes = posix_spawnattr_t()
@@ -90,23 +92,31 @@ package final class SpawnedChild: Sendable {
         var words: [UnsafeMutablePointer<CChar>?] = ([executable] + arguments).map { strdup($0) }
         words.append(nil)
         defer { for word in words { free(word) } }
-        var variables = Self.variables(hiding: hiddenVariables)
-        variables.append(nil)
+        let added: [UnsafeMutablePointer<CChar>?] = variables.map {
+            strdup("\($0.key)=\($0.value)")
+        }
+        defer { for variable in added { free(variable) } }
+        // Of two that have a name getenv(3) finds the first, and a shell keeps the last.
+        let inherited = Self.variables(hiding: hiddenVariables, and: Array(variables.keys))
+        let environment = added + inherited + [nil]
         var process: pid_t = 0
-        let code = posix_spawnp(&process, executable, &actions, &attributes, words, variables)
+        let code = posix_spawnp(&process, executable, &actions, &attributes, words, environment)
         guard code == 0 else {
             throw ChildFailure("starting \(executable) failed: \(String(cString: strerror(code)))")
         }
         processID = process
     }
 
-    private static func variables(hiding prefix: String?) -> [UnsafeMutablePointer<CChar>?] {
+    /// The environment without those that begin with `prefix` or have one of `names`.
+    private static func variables(
+        hiding prefix: String?,
+        and names: [String]
+    ) -> [UnsafeMutablePointer<CChar>?] {
+        let hidden = names.map { $0 + "=" } + (prefix.map { [$0] } ?? [])
         var kept: [UnsafeMutablePointer<CChar>?] = []
         var next = environ
         while let variable = next.pointee {
-            if let prefix, strncmp(variable, prefix, strlen(prefix)) == 0 {
-                // Left out.
-            } else {
+            if !hidden.contains(where: { strncmp(variable, $0, strlen($0)) == 0 }) {
                 kept.append(variable)
             }
             next += 1

@@ -1,4 +1,5 @@
 package import BlockingClient
+package import BrokerBasics
 internal import Synchronization
 
 /// Where the broker is now, for threads that come back to it; nowhere while it is down.

@@ -1,4 +1,4 @@
-internal import BlockingClient
+package import BlockingClient
 internal import Glibc
 internal import Synchronization
 internal import WireProtocol
@@ -17,6 +17,8 @@ package final class LiveReader: Sendable {
         /// Acks after so many records.
         package var ackEvery = 64
         package var streams: [ReplayStream]
+        /// Is told everything that comes, on the reader's thread.
+        package var observe: @Sendable (SubscriptionEvent) -> Void = { _ in }
 
         package init(queue: String, streams: [ReplayStream]) {
             self.queue = queue
@@ -46,10 +48,15 @@ package final class LiveReader: Sendable {
     }
 
     package func start() {
-        worker.withLock {
-            $0 = Worker { [self] in
-                var reader = Reading(settings: settings, place: place, owner: self)
-                return reader.run()
+        worker.withLock { worker in
+            do throws(WorkerFailure) {
+                worker = try Worker { [self] in
+                    var reader = Reading(settings: settings, place: place, owner: self)
+                    return reader.run()
+                }
+            } catch {
+                let text = "reading \(settings.queue): \(error)"
+                publish { $0.failure = text }
             }
         }
     }
@@ -203,6 +210,7 @@ private struct Reading {
         _ event: SubscriptionEvent,
         _ subscription: Subscription
     ) throws(ClientError) -> Bool {
+        settings.observe(event)
         switch event {
         case .records(let batch):
             guard let index = indexes[batch.partition] else { return true }

@@ -13,12 +13,15 @@ package enum QueueReader {
 
     /// Holds all that the queue keeps against `histories`.
     ///
-    /// - Parameter isWanted: asked now and then; false ends the reading.
+    /// - Parameters:
+    ///   - isWanted: asked now and then; false ends the reading.
+    ///   - observe: is told everything that comes.
     package static func check(
         _ name: String,
         on connection: Connection,
         histories: [SentHistory],
-        isWanted: () -> Bool = { true }
+        isWanted: () -> Bool = { true },
+        observe: (SubscriptionEvent) -> Void = { _ in }
     ) throws(ClientError) -> (HistoryChecker, Summary) {
         let queue = try connection.request(
             .queueDescribe,
@@ -51,6 +54,7 @@ package enum QueueReader {
                         + places.joined(separator: ", ")
                 )
             }
+            observe(event)
             switch event {
             case .records(let batch):
                 guard let index = indexes[batch.partition] else { continue }

@@ -55,7 +55,14 @@ package final class ReplayProducer: Sendable {
     }
 
     package func start() {
-        worker.withLock { $0 = Worker { [self] in run() } }
+        worker.withLock { worker in
+            do throws(WorkerFailure) {
+                worker = try Worker { [self] in run() }
+            } catch {
+                let text = "publishing to \(settings.queue): \(error)"
+                shared.withLock { $0.failure = text }
+            }
+        }
     }
 
     package var progress: Progress { shared.withLock { $0 } }
@@ -129,7 +136,8 @@ package final class ReplayProducer: Sendable {
                     due -= 1
                     let number = history.send()
                     let index = settings.stream.partition(of: number)
-                    open[index].builder.append(settings.stream.record(number))
+                    let isTaken = open[index].builder.append(settings.stream.record(number))
+                    invariant(isTaken, "a batch of more than \(settings.batchRecordsMax) records")
                     open[index].numbers.append(number)
                     let full = 1 + random.below(settings.batchRecordsMax)
                     if open[index].numbers.count >= full { try flush(index) }

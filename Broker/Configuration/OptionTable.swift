@@ -46,16 +46,14 @@ package enum OptionTable {
             name: "listen",
             placeholder: "HOST:PORT|unix:PATH",
             help: "where clients connect; may be repeated",
-            standard: "127.0.0.1:7400",
-            range:
-                "HOST:PORT, [V6]:PORT or unix:PATH (a path of at most 107 bytes); port 0 takes a "
-                + "free one",
+            standard: "\(ServerAddress.standard)",
+            range: "\(ServerAddress.forms) (a path of at most "
+                + "\(ServerAddress.unixPathBytesMax) bytes); port 0 takes a free one",
             isRepeatable: true
         ) { options, values in
-            let addresses = values.compactMap { ListenAddress($0) }
+            let addresses = values.compactMap { ServerAddress($0, for: .listening) }
             options.listen = addresses
             return addresses.count == values.count && !values.isEmpty
-                && !addresses.contains { $0.isEmptyHost }
         },
         ServerOption(
             name: "admin",
@@ -68,9 +66,8 @@ package enum OptionTable {
                 options.admin = nil
                 return true
             }
-            guard case .tcp(let host, let port) = ListenAddress(values[0]), !host.isEmpty else {
-                return false
-            }
+            guard case .tcp(let host, let port) = ServerAddress(values[0], for: .listening)
+            else { return false }
             options.admin = AdminAddress(host: host, port: port)
             return true
         },
@@ -354,12 +351,5 @@ package enum OptionTable {
             options[keyPath: path] = value
             return true
         }
-    }
-}
-
-extension ListenAddress {
-    var isEmptyHost: Bool {
-        if case .tcp("", _) = self { return true }
-        return false
     }
 }

@@ -1,4 +1,4 @@
-internal import BrokerBasics
+package import BrokerBasics
 package import BrokerServer
 package import BrokerShard
 package import LogStorage
@@ -21,7 +21,7 @@ package struct AdminAddress: Sendable, Equatable, CustomStringConvertible {
         self.port = port
     }
     package var description: String {
-        host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
+        ServerAddress.tcp(host: host, port: port).description
     }
 }
 
@@ -30,7 +30,7 @@ package struct ServerOptions: Sendable, Equatable {
     package static let journalBytesDefault: UInt64 = 512 << 20
 
     package var dataDirectory = ""
-    package var listen = [ListenAddress.tcp(host: "127.0.0.1", port: 7400)]
+    package var listen = [ServerAddress.standard]
     /// `nil` when it is off.
     package var admin: AdminAddress? = AdminAddress(host: "127.0.0.1", port: 7480)
     package var shards = 1
@@ -108,7 +108,7 @@ package struct ServerOptions: Sendable, Equatable {
     }
 }
 
-extension ListenAddress {
+extension ServerAddress {
     var isAnyPort: Bool {
         if case .tcp(_, 0) = self { return true }
         return false

@@ -43,7 +43,7 @@ public struct Identity: Equatable, Sendable {
             CRC32C.of(UnsafeRawBufferPointer(rebasing: $0[..<(Self.byteCount - 4)]))
         }
         withUnsafeBytes(of: crc.littleEndian) {
-            bytes.replaceSubrange(Self.byteCount - 4 ..< Self.byteCount, with: $0)
+            bytes.replaceSubrange(Self.byteCount - 4..<Self.byteCount, with: $0)
         }
         return bytes
     }
@@ -54,7 +54,8 @@ public struct Identity: Equatable, Sendable {
             throw StorageFailure("\(path) has \(bytes.count) bytes instead of \(byteCount)")
         }
         guard bytes.prefix(8).elementsEqual("MILLRACE".utf8) else {
-            throw StorageFailure("\(path) does not begin with MILLRACE: not a data directory of ours")
+            throw StorageFailure(
+                "\(path) does not begin with MILLRACE: not a data directory of ours")
         }
         // The format before the checksum: a newer format may keep its checksum elsewhere.
         guard base.u32(8) <= format else {

@@ -220,7 +220,9 @@ public struct Journal: ~Copyable {
     }
 
     /// The group of the entry staged last.
-    public var lastStagedGroup: UInt64 { openEntries > 0 || openGroup == 0 ? openGroup : openGroup - 1 }
+    public var lastStagedGroup: UInt64 {
+        openEntries > 0 || openGroup == 0 ? openGroup : openGroup - 1
+    }
 
     /// Ends the open group, so that `openPosition` splits the entries staged before from those after.
     ///

@@ -144,7 +144,7 @@ public struct JournalScanner {
         _ body: (JournalEntry) throws(RecoveryError) -> Void
     ) throws(RecoveryError) {
         var at = JournalGroupHeader.byteCount
-        for _ in 0 ..< header.entries {
+        for _ in 0..<header.entries {
             guard header.bytes - at >= JournalGroupHeader.entryHeaderBytes,
                 let kind = JournalEntryKind(rawValue: base.u8(at + 4))
             else { throw unreadable(header, at) }
@@ -173,7 +173,7 @@ public struct JournalScanner {
         JournalDamage(
             file: FileName.journal(identity.geometry.file(of: position)).path,
             offset: identity.geometry.offset(of: position),
-            lost: position ..< durable)
+            lost: position..<durable)
     }
 
     /// Looks for whole groups behind the end. One that attests a position above the end proves
@@ -221,8 +221,9 @@ extension JournalScanner {
             groupBytesMax = limits.groupBytesMax
             memory = AlignedMemory(
                 byteCount: max(
-                    min(Self.readBytes, Int(geometry.fileBytes)), limits.groupBytesMax)
-                    .roundedUp(to: JournalGeometry.blockBytes))
+                    min(Self.readBytes, Int(geometry.fileBytes)), limits.groupBytesMax
+                )
+                .roundedUp(to: JournalGeometry.blockBytes))
         }
 
         /// Makes `bytes` from `position` present; fewer when the file ends before.
@@ -264,7 +265,9 @@ extension JournalScanner {
                 pointer(position), available: claimed, journalID: journalID, seeded: seeded)
         }
 
-        mutating func group(at position: UInt64, bytes: Int) throws(RecoveryError)
+        mutating func group(
+            at position: UInt64, bytes: Int
+        ) throws(RecoveryError)
             -> UnsafeRawPointer
         {
             _ = try load(position, bytes)
@@ -272,7 +275,8 @@ extension JournalScanner {
         }
 
         mutating func claimsGroup(at position: UInt64) throws(RecoveryError) -> Bool {
-            guard try load(position, JournalGeometry.blockBytes) == JournalGeometry.blockBytes else {
+            guard try load(position, JournalGeometry.blockBytes) == JournalGeometry.blockBytes
+            else {
                 return false
             }
             let base = pointer(position)

@@ -175,7 +175,8 @@ public struct SegmentInfo: Sendable {
             return
         }
         let spaced =
-            index.last.map { chunk.position - $0.position >= SegmentIndexEntry.spacingBytes } ?? true
+            index.last.map { chunk.position - $0.position >= SegmentIndexEntry.spacingBytes }
+            ?? true
         if spaced {
             index.append(
                 .init(

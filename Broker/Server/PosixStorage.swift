@@ -1,6 +1,6 @@
+internal import CLinux
 internal import Glibc
 package import LogStorage
-internal import CLinux
 
 /// The data directory as recovery sees it, on a real disk: direct reads, one at a time.
 package final class PosixStorage: RecoveryStorage {

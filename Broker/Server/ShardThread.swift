@@ -1,11 +1,11 @@
 internal import BrokerBasics
 internal import BrokerCore
 package import BrokerShard
+internal import CLinux
 internal import Glibc
 package import LogStorage
 package import ShardRuntime
 package import WireProtocol
-internal import CLinux
 
 /// What a shard needs to start.
 package struct ShardConfiguration: Sendable {
@@ -86,14 +86,15 @@ package enum ShardThread {
         pthread_detach(thread)
     }
 
-    private static let body: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? = {
-        pointer in
-        guard let pointer else { return nil }
-        let work = Unmanaged<Work>.fromOpaque(pointer).takeRetainedValue()
-        CoreControl.nameThread("shard-0")
-        work.ended(ShardThread.run(work.configuration, work.control, work.log))
-        return nil
-    }
+    private static let body: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? =
+        {
+            pointer in
+            guard let pointer else { return nil }
+            let work = Unmanaged<Work>.fromOpaque(pointer).takeRetainedValue()
+            CoreControl.nameThread("shard-0")
+            work.ended(ShardThread.run(work.configuration, work.control, work.log))
+            return nil
+        }
 
     private static func run(
         _ configuration: ShardConfiguration, _ control: ShardControl,

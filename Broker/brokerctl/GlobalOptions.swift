@@ -1,5 +1,6 @@
 internal import ArgumentParser
 internal import BlockingClient
+internal import BrokerBasics
 internal import Glibc
 
 /// How a command prints its answer.
@@ -14,13 +15,14 @@ struct GlobalOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
             """
-            The server: HOST:PORT, [::1]:PORT or unix:PATH. Default: MILLRACE_SERVER, or \
-            127.0.0.1:7400.
+            The server: \(ServerAddress.forms). Default: MILLRACE_SERVER, or \
+            \(ServerAddress.standard).
             """,
             valueName: "address"
-        )
+        ),
+        transform: { try ServerAddress(parsing: $0) }
     )
-    var server: String?
+    var server: ServerAddress?
 
     @Option(
         name: .shortAndLong,
@@ -40,27 +42,19 @@ struct GlobalOptions: ParsableArguments {
         guard timeout > 0, timeout <= 86_400 else {
             throw ValidationError("--timeout takes seconds, more than 0 and at most 86400")
         }
-        if let server, ServerAddress(server) == nil {
-            throw ValidationError(
-                "'\(server)' is no server: write HOST:PORT, [::1]:PORT or unix:PATH"
-            )
-        }
     }
 
     var timeoutMilliseconds: Int { Int((timeout * 1_000).rounded(.up)) }
 
     /// What was typed, or the environment, or the standard address.
     func address() throws(Failure) -> ServerAddress {
-        if let server, let address = ServerAddress(server) { return address }
+        if let server { return server }
         guard let variable = getenv("MILLRACE_SERVER") else { return .standard }
-        let text = String(cString: variable)
-        guard let address = ServerAddress(text) else {
-            throw .usage(
-                "MILLRACE_SERVER is '\(text)', no server: "
-                    + "write HOST:PORT, [::1]:PORT or unix:PATH"
-            )
+        do throws(ServerAddressError) {
+            return try ServerAddress(parsing: String(cString: variable))
+        } catch {
+            throw .usage("MILLRACE_SERVER: \(error)")
         }
-        return address
     }
 
     func connect() throws(Failure) -> Connection {

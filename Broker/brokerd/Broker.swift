@@ -1,4 +1,5 @@
 internal import BrokerAdmin
+internal import BrokerBasics
 internal import BrokerConfiguration
 internal import BrokerCore
 internal import BrokerServer
@@ -250,7 +251,7 @@ enum Broker {
 
     private static func sayReady(
         _ published: ShardControl.Published,
-        _ listen: [ListenAddress],
+        _ listen: [ServerAddress],
         _ admin: AdminAddress?,
         _ options: ServerOptions,
         _ logger: Logger
@@ -330,10 +331,10 @@ private struct Sockets {
         init(_ listener: consuming Listener) { self.listener = listener }
     }
     private var open: [Open] = []
-    let addresses: [ListenAddress]
+    let addresses: [ServerAddress]
     let descriptors: [Int32]
 
-    init(_ wanted: [ListenAddress]) throws(SystemError) {
+    init(_ wanted: [ServerAddress]) throws(SystemError) {
         var open: [Open] = []
         for address in wanted { open.append(Open(try Listener(address))) }
         addresses = open.map { $0.listener.address }

@@ -50,7 +50,7 @@ public struct ByteParser {
     private mutating func take(_ count: Int) throws(ByteParserError) -> UnsafeRawBufferPointer {
         guard count >= 0, count <= remaining else { throw .truncated }
         defer { position += count }
-        return UnsafeRawBufferPointer(rebasing: bytes[position ..< position + count])
+        return UnsafeRawBufferPointer(rebasing: bytes[position..<position + count])
     }
     private mutating func integer<T: FixedWidthInteger>(
         _: T.Type

@@ -20,10 +20,10 @@ public struct StablePool<Element>: ~Copyable {
     }
 
     deinit {
-        for index in 0 ..< limit where inUse[index] {
+        for index in 0..<limit where inUse[index] {
             (blocks[index >> Self.blockShift] + (index & Self.blockMask)).deinitialize(count: 1)
         }
-        for block in 0 ..< blockCount { blocks[block].deallocate() }
+        for block in 0..<blockCount { blocks[block].deallocate() }
         blocks.deallocate()
     }
 
@@ -64,5 +64,5 @@ public struct StablePool<Element>: ~Copyable {
     }
 
     /// The indices in use, ascending.
-    public var indices: [Int32] { (0 ..< limit).filter { inUse[$0] }.map(Int32.init) }
+    public var indices: [Int32] { (0..<limit).filter { inUse[$0] }.map(Int32.init) }
 }

@@ -1,3 +1,4 @@
+internal import BrokerBasics
 internal import Glibc
 
 /// The system's word for the last failed call.

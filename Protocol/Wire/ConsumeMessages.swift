@@ -309,7 +309,7 @@ public struct GroupInfo: WireMessage {
         mode = try parser.string()
         generation = try parser.u64()
         members = []
-        for _ in 0 ..< (try parser.count(itemBytesMin: 2)) { members.append(try parser.string()) }
+        for _ in 0..<(try parser.count(itemBytesMin: 2)) { members.append(try parser.string()) }
         lagRecords = try parser.u64()
         cursors = try parser.list(of: GroupCursor.self, itemBytesMin: 60)
     }

@@ -40,7 +40,7 @@ extension ByteParser {
         let count = try count(itemBytesMin: itemBytesMin)
         var list: [T] = []
         list.reserveCapacity(count)
-        for _ in 0 ..< count { list.append(try T(from: &self)) }
+        for _ in 0..<count { list.append(try T(from: &self)) }
         return list
     }
 }

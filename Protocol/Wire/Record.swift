@@ -137,7 +137,7 @@ public struct RecordReader {
         }
         if attributes & RecordFormat.headers != 0 {
             guard let count = varint(base, &at, end), count <= end - at else { return false }
-            for _ in 0 ..< count * 2 {
+            for _ in 0..<count * 2 {
                 guard let bytes = varint(base, &at, end), bytes <= end - at else { return false }
                 at += bytes
             }
@@ -170,7 +170,7 @@ public struct RecordReader {
             record.key = bytes(count)
         }
         if attributes & RecordFormat.headers != 0, let count = Self.varint(base, &at, limit) {
-            for _ in 0 ..< count {
+            for _ in 0..<count {
                 guard let nameBytes = Self.varint(base, &at, limit) else { return nil }
                 let name = bytes(nameBytes)
                 guard let valueBytes = Self.varint(base, &at, limit) else { return nil }
@@ -197,9 +197,16 @@ public struct BatchBuilder {
     public init() {}
 
     public var byteCount: Int { bytes.count }
+    /// What the header's `record_count` can say.
     public static let recordCountMax = Int(UInt16.max)
 
-    public mutating func append(_ record: Record) {
+    public var isFull: Bool { recordCount == Self.recordCountMax }
+
+    /// Adds a record behind the others.
+    ///
+    /// - Returns: false when the batch is full: the record is not in it, and wants another batch.
+    public mutating func append(_ record: Record) -> Bool {
+        guard !isFull else { return false }
         if recordCount == 0 { baseTimestamp = record.timestamp }
         var body: [UInt8] = [0]
         if record.timestamp != baseTimestamp {
@@ -230,6 +237,7 @@ public struct BatchBuilder {
         Self.varint(UInt64(body.count), into: &bytes)
         bytes += body
         recordCount += 1
+        return true
     }
 
     private static func varint(_ value: UInt64, into bytes: inout [UInt8]) {
@@ -256,7 +264,7 @@ public struct BatchBuilder {
         return batch
     }
 
-    /// Writes header and checksum in front of records that are in place.
+    /// Writes header and checksum in front of records that are in place: at most `recordCountMax`.
     @inlinable @inline(__always)
     public static func seal(
         _ base: UnsafeMutableRawPointer, batchBytes: Int, recordCount: Int, producer: UInt64,

@@ -191,7 +191,7 @@ import WireProtocol
         let (server, address) = try make(TinyBroker())
         let stream = try PublishStream(to: address, queue: "orders", options: Self.fast)
         var large = BatchBuilder()
-        large.append(Record(value: [UInt8](repeating: 0, count: stream.batchBytesMax)))
+        _ = large.append(Record(value: [UInt8](repeating: 0, count: stream.batchBytesMax)))
         for (batch, index) in [
             (large, 0), (BatchBuilder(), 0), (Scripts.batch(["a"]), 2), (Scripts.batch(["a"]), -1),
         ] {

@@ -1,3 +1,5 @@
+internal import BrokerBasics
+internal import ChildProcess
 internal import Glibc
 
 /// The smallest HTTP client: one GET on one connection, blocking.
@@ -17,12 +19,12 @@ package enum HTTPGet {
             "GET \(path) HTTP/1.1\r\nHost: \(address)\r\nConnection: close\r\n\r\n"
         )
         guard let end = text.firstRange(of: "\r\n\r\n") else {
-            throw BrokerProcess.Failure(description: "no HTTP answer from \(address): \(text)")
+            throw ChildFailure("no HTTP answer from \(address): \(text)")
         }
         let lines = text[..<end.lowerBound].split(separator: "\r\n")
         let words = (lines.first ?? "").split(separator: " ")
         guard words.count >= 2, let status = Int(words[1]) else {
-            throw BrokerProcess.Failure(description: "no HTTP status from \(address): \(text)")
+            throw ChildFailure("no HTTP status from \(address): \(text)")
         }
         var headers: [String: String] = [:]
         for line in lines.dropFirst() {
@@ -34,13 +36,12 @@ package enum HTTPGet {
     }
 
     private static func exchange(_ address: String, _ request: String) throws -> String {
-        func failure(_ what: String) -> BrokerProcess.Failure {
-            BrokerProcess.Failure(
-                description: "\(what) \(address): \(String(cString: strerror(errno)))"
-            )
+        func failure(_ what: String) -> ChildFailure {
+            ChildFailure("\(what) \(address): \(String(cString: strerror(errno)))")
         }
-        let parts = address.split(separator: ":")
-        guard parts.count == 2, let port = UInt16(parts[1]) else { throw failure("no address") }
+        guard case .tcp(let host, let port) = try ServerAddress(parsing: address) else {
+            throw ChildFailure("\(address) is not HTTP's")
+        }
         let socket = Glibc.socket(AF_INET, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
         guard socket >= 0 else { throw failure("socket for") }
         defer { close(socket) }
@@ -55,7 +56,7 @@ package enum HTTPGet {
         var peer = sockaddr_in()
         peer.sin_family = sa_family_t(AF_INET)
         peer.sin_port = port.bigEndian
-        inet_pton(AF_INET, String(parts[0]), &peer.sin_addr)
+        inet_pton(AF_INET, host, &peer.sin_addr)
         let connected = withUnsafePointer(to: &peer) {
             $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
                 connect(socket, $0, socklen_t(MemoryLayout<sockaddr_in>.size))

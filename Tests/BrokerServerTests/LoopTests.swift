@@ -1,5 +1,6 @@
 import BrokerProcess
 import BrokerServer
+import ChildProcess
 import Foundation
 import ShardRuntime
 import Testing
@@ -85,14 +86,14 @@ import Testing
         _ = try ControlTool.run(ready, ["queue", "create", "orders"])
         _ = try ControlTool.run(ready, ["queue", "publish", "orders", "--lines", "-"], input: "a\n")
         #expect(try ControlTool.run(ready, ["queue", "consume", "orders", "--until-end"]) == "a\n")
-        #expect(try broker.stop() == 0)
+        #expect(broker.stop() == .exited(0))
     }
 
     @Test("io_uring or nothing: where it is refused the start fails, says why, and touches no disk")
     func forced() throws {
         let broker = try BrokerProcess(
             options: ["--loop", "io_uring"], launcher: ["withouturing", "setup", "\(EPERM)"])
-        #expect(try broker.waitForEnd() == 1)
+        #expect(broker.waitForEnd() == .exited(1))
         let line = try #require(broker.logLines(event: "start-failed").first)
         let message = try #require(line["message"] as? String)
         #expect(message.contains("--loop io_uring, but io_uring is refused here (seccomp)"))

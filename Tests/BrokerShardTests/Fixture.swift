@@ -119,7 +119,7 @@ func batch(
     for value in values {
         var bytesOfValue = Array(value.utf8)
         while bytesOfValue.count < bytes { bytesOfValue.append(UInt8(ascii: " ")) }
-        builder.append(Record(value: bytesOfValue, timestamp: 1))
+        _ = builder.append(Record(value: bytesOfValue, timestamp: 1))
     }
     return builder.finish(
         producer: ProducerID(rawValue: producer), epoch: epoch, sequence: sequence)

@@ -52,7 +52,7 @@ private enum GoldenStory {
         _ records: [Record], _ producer: ProducerOpenReply? = nil, sequence: UInt64 = 0
     ) -> [UInt8] {
         var builder = BatchBuilder()
-        for record in records { builder.append(record) }
+        for record in records { _ = builder.append(record) }
         return builder.finish(
             producer: ProducerID(rawValue: producer?.producerID ?? 0), epoch: producer?.epoch ?? 0,
             sequence: sequence)

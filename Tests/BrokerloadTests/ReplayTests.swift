@@ -1,3 +1,4 @@
+import BrokerBasics
 import Glibc
 import Testing
 import WireProtocol

@@ -105,23 +105,3 @@ extension SpinningTests {
 
 /// What spins, one after the other: the tests of a spinning thread are not for two cores at once.
 @Suite(.serialized) enum SpinningTests {}
-
-@Suite struct ServerAddressTests {
-    @Test(
-        "addresses",
-        arguments: [
-            ("127.0.0.1:7400", ServerAddress.tcp(host: "127.0.0.1", port: 7400)),
-            ("[::1]:80", .tcp(host: "::1", port: 80)), ("unix:/tmp/x", .unix(path: "/tmp/x")),
-        ]
-    )
-    func good(text: String, address: ServerAddress) {
-        #expect(ServerAddress(text) == address)
-        #expect(address.description == text)
-    }
-
-    @Test(
-        "not addresses",
-        arguments: ["", "host", "host:", ":7400", "host:0", "host:70000", "unix:"]
-    )
-    func bad(text: String) { #expect(ServerAddress(text) == nil) }
-}

@@ -1,3 +1,4 @@
+import BrokerBasics
 import Testing
 import WireProtocol
 import brokerload

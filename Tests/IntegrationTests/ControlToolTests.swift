@@ -41,8 +41,11 @@ import WireProtocol
         private let tool: String
         private var runs = 0
 
+        /// An address that stays the same when the broker starts again.
+        var socket: String { "unix:\(broker.path)/socket" }
+
         init(_ loop: LoopKind) throws {
-            broker = try LiveBroker(loop)
+            broker = try LiveBroker(loop) { ["unix:\($0)/socket"] }
             tool = try #require(Executable.beside("brokerctl"))
         }
 
@@ -58,6 +61,11 @@ import WireProtocol
         }
 
         func run(_ arguments: [String], input: String? = nil) throws -> Output {
+            try start(arguments, input: input).finish()
+        }
+
+        /// Starts one command line, and does not wait for it.
+        func start(_ arguments: [String], input: String? = nil) throws -> Run {
             runs += 1
             let base = broker.path + "/run-\(runs)"
             let inputPath = try input.map { try write("run-\(runs).in", $0) }
@@ -69,14 +77,35 @@ import WireProtocol
                 output: .file(base + ".out"),
                 errors: .file(base + ".err")
             )
-            let end = child.wait(timeoutMilliseconds: 30_000)
+            return Run(child: child, base: base)
+        }
+    }
+
+    /// A command line that may still run.
+    private struct Run {
+        /// Long enough for a machine that does other things.
+        private static let patienceMilliseconds = 600_000
+
+        var child: SpawnedChild
+        var base: String
+
+        var output: String {
+            get throws { try String(contentsOfFile: base + ".out", encoding: .utf8) }
+        }
+        var errors: String {
+            get throws { try String(contentsOfFile: base + ".err", encoding: .utf8) }
+        }
+
+        func finish() throws -> Output {
+            let end = child.wait(timeoutMilliseconds: Self.patienceMilliseconds)
             var code: Int32?
             if case .exited(let number) = end { code = number }
-            return Output(
-                code: code,
-                output: try String(contentsOfFile: base + ".out", encoding: .utf8),
-                errors: try String(contentsOfFile: base + ".err", encoding: .utf8)
-            )
+            return Output(code: code, output: try output, errors: try errors)
+        }
+
+        /// Asks until it is so, or the command has ended.
+        func wait(until isSo: (Run) throws -> Bool) throws {
+            while try !isSo(self), child.wait(timeoutMilliseconds: 1) == nil {}
         }
     }
 
@@ -202,6 +231,101 @@ import WireProtocol
         let groups = try bench.json("group", "ls").list()
         #expect(groups.compactMap { $0["name"] as? String } == ["booking"])
         #expect(groups.compactMap { $0["lag_records"] as? Int } == [0])
+    }
+
+    /// Publishes `numbers` to a queue, each as a record by itself.
+    private func publish(_ numbers: Range<Int>, to queue: String, _ bench: Bench) throws {
+        let published = try bench.json(
+            "queue",
+            "publish",
+            queue,
+            "--lines",
+            "-",
+            "--batch",
+            "1",
+            input: Self.text(numbers)
+        )
+        #expect(published.code == 0, "\(published.errors)")
+    }
+    private static func text(_ numbers: Range<Int>) -> String {
+        numbers.map { "record \($0)\n" }.joined()
+    }
+
+    @Test(
+        "a consumer goes on over kills of the broker, and prints every record once",
+        arguments: LoopKind.allCases,
+        [[], ["--group", "booking"]]
+    )
+    func consumeOverKills(loop: LoopKind, options: [String]) throws {
+        let bench = try Bench(loop)
+        #expect(try bench.json("queue", "create", "orders", "--partitions", "3").code == 0)
+        try publish(0..<30, to: "orders", bench)
+        let run = try bench.start(
+            ["queue", "consume", "orders", "--count", "90", "--server", bench.socket]
+                + ["--retry-seconds", "3600"] + options
+        )
+        for kill in 1...2 {
+            try run.wait { try $0.output.split(separator: "\n").count >= kill * 30 }
+            #expect(bench.broker.kill() == .signalled(SIGKILL))
+            try run.wait { try $0.errors.components(separatedBy: "trying again").count > kill }
+            _ = try bench.broker.restart()
+            try publish(kill * 30..<(kill + 1) * 30, to: "orders", bench)
+        }
+        let result = try run.finish()
+        #expect(result.code == 0, "\(result.errors)")
+        let lines = result.output.split(separator: "\n").map(String.init)
+        #expect(lines.sorted() == (0..<90).map { "record \($0)" }.sorted())
+        #expect(result.errors.components(separatedBy: "connected again").count == 3)
+        guard !options.isEmpty else { return }
+        let info = try bench.json("group", "info", "orders", "booking")
+        #expect(try info.object()["lag_records"] as? Int == 0)
+    }
+
+    @Test(
+        "a consumer that may not try again, or not any more, says why and ends with 3",
+        arguments: LoopKind.allCases
+    )
+    func consumeGivesUp(loop: LoopKind) throws {
+        for seconds in ["0", "1"] {
+            let bench = try Bench(loop)
+            #expect(try bench.json("queue", "create", "orders").code == 0)
+            try publish(0..<3, to: "orders", bench)
+            let run = try bench.start(
+                ["queue", "consume", "orders", "--server", bench.socket]
+                    + ["--retry-seconds", seconds]
+            )
+            try run.wait { try $0.output == Self.text(0..<3) }
+            #expect(bench.broker.kill() == .signalled(SIGKILL))
+            let result = try run.finish()
+            #expect(result.code == 3)
+            #expect(result.output == Self.text(0..<3))
+            #expect(result.errors.contains(bench.socket), "\(result.errors)")
+            #expect(result.errors.contains("trying again") == (seconds == "1"))
+        }
+    }
+
+    @Test("a consumer does not go on in another queue of the name", arguments: LoopKind.allCases)
+    func consumeOfAnother(loop: LoopKind) throws {
+        let bench = try Bench(loop)
+        #expect(try bench.json("queue", "create", "orders").code == 0)
+        try publish(0..<3, to: "orders", bench)
+        // The broker ends the subscription when the queue goes; a broker that stops says so first.
+        let run = try bench.start(
+            ["queue", "consume", "orders", "--server", bench.socket, "--retry-seconds", "3600"]
+        )
+        try run.wait { try $0.output == Self.text(0..<3) }
+        // So that it does not come back before the queue is another.
+        run.child.signal(SIGSTOP)
+        #expect(bench.broker.child.stop(timeoutMilliseconds: 600_000) == .exited(0))
+        _ = try bench.broker.restart()
+        #expect(try bench.json("queue", "rm", "orders", "--yes").code == 0)
+        #expect(try bench.json("queue", "create", "orders").code == 0)
+        try publish(0..<9, to: "orders", bench)
+        run.child.signal(SIGCONT)
+        let result = try run.finish()
+        #expect(result.code == 1)
+        #expect(result.output == Self.text(0..<3))
+        #expect(result.errors.contains("not the one that was read"), "\(result.errors)")
     }
 
     @Test(

@@ -2,6 +2,7 @@ import BlockingClient
 import BrokerBasics
 import ChildProcess
 import Foundation
+import LogChecker
 import ReplayHarness
 import ShardRuntime
 import Testing
@@ -24,6 +25,7 @@ import WireProtocol
         var producers: [ReplayProducer]
         var alone: LiveReader
         var member: LiveReader
+        var recorder: HistoryRecorder
 
         var readers: [LiveReader] { [alone, member] }
     }
@@ -80,6 +82,13 @@ import WireProtocol
             streams.append(stream)
             producers.append(ReplayProducer(settings, to: broker.place))
         }
+        let recorder = try HistoryRecorder(
+            broker.describe(name),
+            path: "\(broker.path)/\(name).history"
+        )
+        recorder.began("alone", at: [UInt64](repeating: 0, count: partitions))
+        var alone = LiveReader.Settings(queue: name, streams: streams)
+        alone.observe = { recorder.got($0, "alone") }
         var member = LiveReader.Settings(queue: name, streams: streams)
         member.group = group
         return Queue(
@@ -87,8 +96,9 @@ import WireProtocol
             level: level,
             partitions: partitions,
             producers: producers,
-            alone: LiveReader(.init(queue: name, streams: streams), from: broker.place),
-            member: LiveReader(member, from: broker.place)
+            alone: LiveReader(alone, from: broker.place),
+            member: LiveReader(member, from: broker.place),
+            recorder: recorder
         )
     }
 
@@ -184,6 +194,7 @@ import WireProtocol
             let last = ContinuousClock().now + .microseconds(random.below(30_000))
             try wait("for the moment", broker, queues) { ContinuousClock().now >= last }
             #expect(broker.kill() == .signalled(SIGKILL), "kill \(number), \(again)")
+            for queue in queues { queue.recorder.crash() }
             for producer in producers { producer.pace() }
             recoveries.append(try broker.restart())
         }
@@ -210,11 +221,17 @@ import WireProtocol
 
         let connection = try broker.connect()
         for (place, queue) in queues.enumerated() {
+            let ends = try broker.describe(queue.name).partitions.sorted { $0.index < $1.index }
+            queue.recorder.began("afterwards", at: ends.map(\.startOffset))
             var (checker, summary) = try QueueReader.check(
                 queue.name,
                 on: connection,
-                histories: histories[place]
+                histories: histories[place],
+                observe: { queue.recorder.got($0, "afterwards") }
             )
+            for reader in ["alone", "afterwards"] {
+                queue.recorder.end(reader, at: ends.map(\.committedOffset))
+            }
             checker.delivered(queue.alone.join(), isComplete: true)
             checker.delivered(queue.member.join(), isComplete: true)
             let report = checker.finish()
@@ -224,6 +241,20 @@ import WireProtocol
             #expect(report.confirmed == report.sent)
             let said = summary.queue.partitions.reduce(0) { $0 + $1.lostRecords }
             #expect(said == report.lostOffsets, "\(again)")
+
+            // Judged once more, by what shares no code with the broker, its client or this harness.
+            for history in histories[place] { queue.recorder.published(history) }
+            queue.recorder.flush()
+            let second = try LogChecker.check(LogHistory(path: queue.recorder.path))
+            #expect(
+                second.isGood,
+                "\(queue.name): \(again)\n\(second.faults.map(\.description).joined(separator: "\n"))"
+            )
+            #expect(second.published == report.sent)
+            #expect(second.confirmed == report.confirmed)
+            #expect(second.delivered >= 2 * report.read)
+            #expect(second.lostAsSaid == report.lostConfirmed)
+            #expect(second.crashes == Self.kills)
 
             // The faults must have met something, or nothing was shown.
             let unanswered = queue.producers.reduce(0) {
@@ -275,7 +306,7 @@ import WireProtocol
         }
         func batch(_ text: String) -> BatchBuilder {
             var batch = BatchBuilder()
-            batch.append(Record(value: Array(text.utf8)))
+            _ = batch.append(Record(value: Array(text.utf8)))
             return batch
         }
         let first = try open()

@@ -1,4 +1,5 @@
 import BlockingClient
+import BrokerBasics
 import ChildProcess
 import ReplayHarness
 import ShardRuntime
@@ -11,17 +12,18 @@ final class LiveBroker {
     private let directory: TemporaryDirectory
     private let executable: String
     private let loop: LoopKind
+    private let listen: [String]
     private(set) var child: BrokerChild
     private var starts = 0
 
-    init(_ loop: LoopKind) throws {
+    /// - Parameter listen: addresses beside the port that the kernel chooses, which is another one
+    ///   at each start.
+    init(_ loop: LoopKind, listen: (_ directory: String) -> [String] = { _ in [] }) throws {
         self.loop = loop
-        executable = try #require(
-            Executable.beside("brokerd"),
-            "brokerd is not beside the tests: build it with the same configuration"
-        )
+        executable = try Executable.named("brokerd")
         directory = try TemporaryDirectory(prefix: "millrace-test")
-        child = try Self.spawn(executable, directory, 1, loop)
+        self.listen = listen(directory.path)
+        child = try Self.spawn(executable, directory, self.listen, 1, loop)
         starts = 1
         _ = try waitUntilReady()
     }
@@ -39,6 +41,7 @@ final class LiveBroker {
     private static func spawn(
         _ executable: String,
         _ directory: TemporaryDirectory,
+        _ listen: [String],
         _ number: Int,
         _ loop: LoopKind
     ) throws -> BrokerChild {
@@ -47,7 +50,9 @@ final class LiveBroker {
             dataDirectory: directory.path + "/data",
             logPath: directory.path + "/brokerd-\(number).log"
         )
-        options.more = ["--loop", loop.rawValue]
+        options.more =
+            ["--loop", loop.rawValue]
+            + (["\(BrokerChild.host):0"] + listen).flatMap { ["--listen", $0] }
         return try BrokerChild(options)
     }
 
@@ -56,7 +61,7 @@ final class LiveBroker {
     /// - Returns: how long it took until it was ready.
     func restart() throws -> Duration {
         starts += 1
-        child = try Self.spawn(executable, directory, starts, loop)
+        child = try Self.spawn(executable, directory, listen, starts, loop)
         return try waitUntilReady()
     }
 

@@ -23,7 +23,7 @@ import WireProtocol
         }
         for index in 0..<partitions {
             var batch = BatchBuilder()
-            batch.append(Record(value: [UInt8(index)]))
+            _ = batch.append(Record(value: [UInt8(index)]))
             try stream.publish(batch, to: index)
         }
         _ = try stream.finish()

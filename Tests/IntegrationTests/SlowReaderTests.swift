@@ -29,7 +29,7 @@ import WireProtocol
         for number in 0..<Self.batches {
             var batch = BatchBuilder()
             let first = UInt8(truncatingIfNeeded: number)
-            batch.append(Record(value: [UInt8](repeating: first, count: Self.batchBytes)))
+            _ = batch.append(Record(value: [UInt8](repeating: first, count: Self.batchBytes)))
             try stream.publish(batch, to: 0)
         }
         // The publisher is done, and others are served, while the reader has not read.
@@ -66,7 +66,7 @@ import WireProtocol
         }
         for _ in 0..<Self.batches {
             var batch = BatchBuilder()
-            batch.append(Record(value: [UInt8](repeating: 1, count: Self.batchBytes)))
+            _ = batch.append(Record(value: [UInt8](repeating: 1, count: Self.batchBytes)))
             try stream.publish(batch, to: 0)
         }
         _ = try stream.finish()

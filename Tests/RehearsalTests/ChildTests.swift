@@ -50,6 +50,33 @@ import Testing
         }
     }
 
+    @Test("a process gets the variables that are given to it, in place of others of the name")
+    func givenVariables() throws {
+        setenv("CHILDTEST_B", "1", 1)
+        defer { unsetenv("CHILDTEST_B") }
+        let child = try SpawnedChild(
+            "sh",
+            arguments: ["-c", "test \"$CHILDTEST_B$CHILDTEST_C\" = 23 && test -n \"$PATH\""],
+            variables: ["CHILDTEST_B": "2", "CHILDTEST_C": "3"]
+        )
+        #expect(child.wait(timeoutMilliseconds: 600_000) == .exited(0))
+    }
+
+    @Test("a broker's standard options give way to those that are asked for")
+    func options() {
+        var options = BrokerChild.Options(executable: "b", dataDirectory: "d", logPath: "l")
+        #expect(
+            options.arguments == [
+                "--data-dir", "d", "--listen", "127.0.0.1:0", "--admin", "off", "--journal-size",
+                "64MiB",
+            ]
+        )
+        options.more = ["--listen", "unix:x", "--listen", "unix:y", "--journal-size=1GiB"]
+        #expect(
+            options.arguments == ["--data-dir", "d", "--admin", "off"] + options.more
+        )
+    }
+
     @Test("a program that is not there, or fails, is said by name")
     func failures() {
         #expect(throws: ChildFailure.self) {

@@ -1,4 +1,5 @@
 package import BlockingClient
+package import BrokerBasics
 internal import Foundation
 internal import Glibc
 internal import Synchronization

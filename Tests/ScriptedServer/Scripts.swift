@@ -123,7 +123,7 @@ package enum Scripts {
 
     package static func batch(_ texts: [String]) -> BatchBuilder {
         var builder = BatchBuilder()
-        for text in texts { builder.append(Record(value: Array(text.utf8), timestamp: 3)) }
+        for text in texts { _ = builder.append(Record(value: Array(text.utf8), timestamp: 3)) }
         return builder
     }
 

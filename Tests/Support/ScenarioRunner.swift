@@ -127,7 +127,7 @@ package final class ScenarioRunner {
                 producer: producer.producerID, sequence: sequence + place, partition: partition,
                 bytes: bytes)
             values.append(value)
-            builder.append(Record(value: value, timestamp: 1))
+            _ = builder.append(Record(value: value, timestamp: 1))
         }
         let batch = builder.finish(
             producer: ProducerID(rawValue: producer.producerID), epoch: producer.epoch,
@@ -147,7 +147,7 @@ package final class ScenarioRunner {
     package func retry(_ client: SimulatedClient, _ partition: UInt32) {
         for sent in history.sent[partition] ?? [] where sent.confirmedAt == nil {
             var builder = BatchBuilder()
-            for value in sent.values { builder.append(Record(value: value, timestamp: 1)) }
+            for value in sent.values { _ = builder.append(Record(value: value, timestamp: 1)) }
             let batch = builder.finish(
                 producer: ProducerID(rawValue: sent.producer), epoch: sent.epoch,
                 sequence: sent.sequence)

@@ -123,7 +123,7 @@ extension GoldenFrame {
 
     static var producerPart: [UInt8] {
         var builder = BatchBuilder()
-        for record in records { builder.append(record) }
+        for record in records { _ = builder.append(record) }
         return builder.finish(producer: ProducerID(rawValue: 77), epoch: 2, sequence: 4)
     }
 

@@ -34,7 +34,7 @@ struct RecordTests {
         for _ in 0..<300 {
             let records = (0...random.below(12)).map { _ in record(&random) }
             var builder = BatchBuilder()
-            for record in records { builder.append(record) }
+            for record in records { _ = builder.append(record) }
             #expect(builder.recordCount == records.count)
             let batch = builder.finish(
                 producer: ProducerID(rawValue: 5),
@@ -50,10 +50,20 @@ struct RecordTests {
         }
     }
 
-    @Test("a batch takes 65,535 records")
+    @Test("a batch takes 65,535 records, refuses the next one, and is whole all the same")
     func most() {
         var builder = BatchBuilder()
-        for _ in 0..<BatchBuilder.recordCountMax { builder.append(Record(value: [])) }
+        for _ in 0..<65_535 {
+            #expect(!builder.isFull)
+            guard builder.append(Record(value: [])) else {
+                Issue.record("refused after \(builder.recordCount)")
+                return
+            }
+        }
+        #expect(builder.isFull)
+        let isTaken = builder.append(Record(value: [1]))
+        #expect(!isTaken)
+        #expect(builder.recordCount == 65_535)
         let batch = builder.finish()
         #expect(batch.count == BatchHeader.byteCount + 2 * 65_535)
         withGuardedBytes(batch) { bytes in
@@ -67,8 +77,8 @@ struct RecordTests {
     @Test("a key of no bytes is a key")
     func emptyKey() {
         var builder = BatchBuilder()
-        builder.append(Record(value: [1], key: []))
-        builder.append(Record(value: [1]))
+        _ = builder.append(Record(value: [1], key: []))
+        _ = builder.append(Record(value: [1]))
         withGuardedBytes(builder.finish()) { bytes in
             guard let base = bytes.baseAddress else { return }
             #expect(Record.all(in: base).map(\.key) == [[], nil])

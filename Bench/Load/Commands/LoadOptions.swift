@@ -2,10 +2,6 @@ public import ArgumentParser
 internal import BrokerBasics
 internal import WireProtocol
 
-extension ServerAddress: ExpressibleByArgument {
-    package init?(argument: String) { self.init(argument) }
-}
-
 extension DurabilityLevel: ExpressibleByArgument {
     package init?(argument: String) {
         guard let level = Self(name: argument), level != .written else { return nil }
@@ -16,8 +12,14 @@ extension DurabilityLevel: ExpressibleByArgument {
 
 /// Where, and what to do with the result: every command that talks to a broker.
 struct ServerOptions: ParsableArguments {
-    @Option(help: ArgumentHelp("The broker.", valueName: "HOST:PORT|unix:PATH"))
-    var server = ServerAddress.tcp(host: "127.0.0.1", port: 7400)
+    @Option(
+        help: ArgumentHelp(
+            "The broker. (default: \(ServerAddress.standard))",
+            valueName: "HOST:PORT|unix:PATH"
+        ),
+        transform: { try ServerAddress(parsing: $0) }
+    )
+    var server = ServerAddress.standard
 
     @Option(
         help: ArgumentHelp("Pin the driver to this CPU; keep the broker off it.", valueName: "N")

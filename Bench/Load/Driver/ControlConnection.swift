@@ -1,4 +1,4 @@
-internal import BrokerBasics
+package import BrokerBasics
 internal import Glibc
 package import WireProtocol
 

@@ -1,3 +1,4 @@
+package import BrokerBasics
 internal import Glibc
 package import WireProtocol
 

@@ -178,9 +178,10 @@ package struct Recording: Sendable {
         for event in events {
             let key = event.key.map { Array(bytes[$0]) }
             let place = key.map { KeyHash.partition(of: $0, partitionCount: targets.count) } ?? 0
-            builders[place].append(
+            let isTaken = builders[place].append(
                 Record(value: Array(bytes[event.payload]), key: key, timestamp: event.timestamp)
             )
+            invariant(isTaken, "a batch of more than \(batch) records")
             if builders[place].recordCount == batch { finish(place) }
         }
         for place in targets.indices { finish(place) }

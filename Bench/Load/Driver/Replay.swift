@@ -1,4 +1,4 @@
-internal import BrokerBasics
+package import BrokerBasics
 package import WireProtocol
 
 /// Publishes recordings, each to its own queue over its own connection, as fast as the window allows.

@@ -1,6 +1,7 @@
 internal import ArgumentParser
 package import BlockingClient
 internal import BrokerBasics
+internal import Glibc
 package import WireProtocol
 
 extension Queue {
@@ -21,6 +22,10 @@ extension Queue {
                     --from takes start, end, an offset, or a time: 2024-08-08T12:34:56Z, \
                     @1723120496 (Unix seconds), @1723120496000000000ns. A time begins at the first \
                     record that was appended then or later.
+
+                    When the connection ends, as when the broker restarts, the command says so, \
+                    connects again for --retry-seconds, and goes on behind what it has printed: no \
+                    record is printed twice or left out. With exit code 3 it has given up.
 
                     Examples:
                       brokerctl queue consume orders --from start --until-end -o json
@@ -45,10 +50,20 @@ extension Queue {
         var count: UInt64?
         @Flag(help: "Stop at what was the end when the command began.")
         var untilEnd = false
+        @Option(
+            help: ArgumentHelp(
+                "How long to try to connect again; 0: not at all.",
+                valueName: "seconds"
+            )
+        )
+        var retrySeconds = 30
 
         func validate() throws {
             guard global.output != .csv else {
                 throw ValidationError("queue consume prints payloads or json")
+            }
+            guard (0...86_400).contains(retrySeconds) else {
+                throw ValidationError("--retry-seconds takes 0 to 86400 seconds")
             }
         }
 
@@ -88,8 +103,13 @@ package enum ConsumeArguments {
     }
 }
 
-/// One run of `queue consume`: events in, lines out, acks behind them.
+/// One run of `queue consume`: events in, lines out, acks behind them, over as many connections as
+/// it takes.
 private struct RecordPrinter {
+    /// Between two attempts to connect again.
+    private static let retryMicroseconds: UInt32 = 100_000
+    private static let roundMilliseconds = 20
+
     private let queue: QueueInfo
     private let command: Queue.Consume
     private let indexes: [UInt32: UInt32]
@@ -97,6 +117,11 @@ private struct RecordPrinter {
     private let ends: [UInt32: UInt64]
     private var output = StandardOutput()
     private var left: UInt64
+    /// By partition: where the next record to be printed is, from the first assignment on.
+    private var positions: [UInt32: UInt64] = [:]
+    /// By partition: how far this connection has come. In a group that is behind `positions` when
+    /// an ack did not arrive before the last connection ended.
+    private var reached: [UInt32: UInt64] = [:]
     /// Below which all of a partition is printed; what is new since the last ack.
     private var printed: [UInt32: UInt64] = [:]
 
@@ -117,25 +142,146 @@ private struct RecordPrinter {
     private var attempt: String { "consume queue \(queue.name)" }
 
     mutating func run(on connection: Connection) throws(Failure) {
-        let subscription = try attempting(attempt) { () throws(ClientError) in
+        let serverID = connection.hello.serverID
+        var connection = connection
+        var window = SubscriptionState.Window()
+        window.records = min(left, window.records)
+        var subscriptions = [
+            try subscribe(on: connection, from: command.from.position, window: window)
+        ]
+        while true {
+            do throws(Failure) {
+                return try read(subscriptions, on: connection)
+            } catch {
+                guard let reason = Self.lostConnection(error) else { throw error }
+                (connection, subscriptions) = try reconnect(after: reason, serverID)
+            }
+        }
+    }
+
+    private func subscribe(
+        on connection: Connection,
+        from start: StartPosition,
+        partition: PartitionID = .all,
+        window: SubscriptionState.Window = .init()
+    ) throws(Failure) -> Subscription {
+        try attempting(attempt) { () throws(ClientError) in
             try Subscription(
                 on: connection,
                 queue: queue.name,
                 group: command.group,
-                start: command.from.position,
-                window: .init(records: min(left, 8_192)),
+                start: start,
+                partition: partition,
+                window: window,
                 timeoutMilliseconds: command.global.timeoutMilliseconds
             )
         }
-        while left > 0, !isAtEnd(subscription) {
+    }
+
+    /// Prints and acks to the end that was asked for.
+    private mutating func read(
+        _ subscriptions: [Subscription],
+        on connection: Connection
+    ) throws(Failure) {
+        reached.removeAll()
+        let assigned = subscriptions.flatMap(\.assignment.partitions)
+        adopt(assigned)
+        while !isDone {
+            var isQuiet = true
+            for subscription in subscriptions {
+                guard let event = try next(subscription, timeoutMilliseconds: 0) else { continue }
+                isQuiet = false
+                try handle(event)
+            }
             // What has arrived is printed and acked before anything waits for more.
-            var event = try next(subscription, timeoutMilliseconds: 0)
-            if event == nil || output.isLarge { try settle(subscription) }
-            if event == nil { event = try next(subscription, timeoutMilliseconds: -1) }
-            if let event { try handle(event) }
+            if isQuiet || output.isLarge { try settle(subscriptions) }
+            if isQuiet, !isDone {
+                try attempting(attempt) { () throws(ClientError) in
+                    // Where one was asked, frames of another may have come meanwhile.
+                    let patience = subscriptions.count == 1 ? -1 : Self.roundMilliseconds
+                    try connection.pump(timeoutMilliseconds: patience)
+                }
+            }
         }
-        try settle(subscription)
-        try awaitAcks(subscription)
+        try settle(subscriptions)
+        try awaitAcks(subscriptions)
+    }
+
+    // MARK: after a connection's end
+
+    /// Why a connection ended, if that is what happened and another may be better.
+    private static func lostConnection(_ failure: Failure) -> ClientError? {
+        guard case .client(_, let error) = failure else { return nil }
+        switch error {
+        case .closed: return error
+        // What a broker says that stops.
+        case .refused(let refused):
+            return refused.mayRetry ? ClientError.closed(reason: "\(error)") : nil
+        case .unreachable, .timeout, .protocolError: return nil
+        }
+    }
+
+    /// Comes back to where it was, or says why it cannot.
+    private mutating func reconnect(
+        after reason: ClientError,
+        _ serverID: UInt64
+    ) throws(Failure) -> (Connection, [Subscription]) {
+        try output.flush()
+        guard command.retrySeconds > 0 else { throw .client(attempt: attempt, reason) }
+        ControlTool.complain(
+            "\(attempt): \(reason); trying again for \(command.retrySeconds) s"
+        )
+        let deadline = ClientClock.monotonic() + .seconds(UInt64(command.retrySeconds))
+        while true {
+            do throws(Failure) {
+                let connection = try command.global.connect()
+                let subscriptions = try resume(on: connection, serverID)
+                ControlTool.complain("\(attempt): connected again")
+                return (connection, subscriptions)
+            } catch {
+                guard case .client(let attempt, let why) = error, why.mayReconnect else {
+                    throw error
+                }
+                guard ClientClock.monotonic() < deadline else {
+                    throw .client(attempt: attempt, Self.lostConnection(error) ?? why)
+                }
+            }
+            usleep(Self.retryMicroseconds)
+        }
+    }
+
+    /// With a group at its cursor, otherwise each partition where it was: one subscription has one
+    /// position.
+    private mutating func resume(
+        on connection: Connection,
+        _ serverID: UInt64
+    ) throws(Failure) -> [Subscription] {
+        let found = try describeQueue(queue.name, on: connection, command.global)
+        guard connection.hello.serverID == serverID,
+            found.partitions.map(\.id) == queue.partitions.map(\.id)
+        else {
+            throw .declined("\(attempt): the queue of this name is not the one that was read")
+        }
+        // The acks that were on their way may not have arrived: what then comes again is acked, and
+        // not printed.
+        printed.removeAll()
+        if !command.group.isEmpty {
+            return [try subscribe(on: connection, from: command.from.position)]
+        }
+        var window = SubscriptionState.Window()
+        window.bytes = max(window.bytes / UInt64(max(1, positions.count)), 16 << 10)
+        var subscriptions: [Subscription] = []
+        for (partition, offset) in positions.sorted(by: { $0.key < $1.key }) {
+            subscriptions.append(
+                try subscribe(
+                    on: connection,
+                    from: .offset(offset),
+                    partition: PartitionID(rawValue: partition),
+                    window: window
+                )
+            )
+        }
+        return subscriptions
     }
 
     private func next(
@@ -147,23 +293,37 @@ private struct RecordPrinter {
         }
     }
 
-    /// True when `--until-end` is reached in every partition that is read.
-    private func isAtEnd(_ subscription: Subscription) -> Bool {
-        guard command.untilEnd else { return false }
-        // A delivery of several batches advances the subscription at once, and what of it is not
-        // printed yet must not be left out.
-        return !subscription.hasPending
-            && subscription.assignment.partitions.allSatisfy { assigned in
-                (subscription.nextOffset(of: assigned.partition) ?? .max)
-                    >= (ends[assigned.partition] ?? 0)
-            }
+    /// True when all that was asked for is printed, and what came again of it has come.
+    private var isDone: Bool {
+        guard left == 0 || command.untilEnd else { return false }
+        return reached.allSatisfy { partition, offset in
+            let goal = left > 0 ? ends[partition] ?? 0 : 0
+            return offset >= max(goal, positions[partition] ?? 0)
+        }
+    }
+
+    /// Nothing below what is printed is printed again, wherever a group begins.
+    private mutating func adopt(_ partitions: [AssignedPartition]) {
+        var kept: [UInt32: UInt64] = [:]
+        for assigned in partitions {
+            let id = assigned.partition
+            positions[id] = max(positions[id] ?? 0, assigned.nextOffset)
+            // A partition that stays keeps its place in the stream.
+            kept[id] = reached[id] ?? assigned.nextOffset
+        }
+        reached = kept
     }
 
     private mutating func handle(_ event: SubscriptionEvent) throws(Failure) {
         switch event {
-        case .records(let batch): print(batch)
-        case .lost(let range): try print(range)
-        case .assigned, .acked: break
+        case .records(let batch):
+            print(batch)
+            reached[batch.partition] = batch.endOffset
+        case .lost(let range):
+            try print(range)
+            reached[range.partition] = range.offsets.upperBound
+        case .assigned(let assignment): adopt(assignment.partitions)
+        case .acked: break
         case .ackRefused(_, let refused):
             // Another member has the partition now; it will get these records again.
             ControlTool.complain("an ack was refused: \(ClientError.refused(refused))")
@@ -176,6 +336,10 @@ private struct RecordPrinter {
     private mutating func print(_ batch: DeliveredBatch) {
         let end = command.untilEnd ? ends[batch.partition] ?? 0 : .max
         for entry in batch.entries {
+            if entry.offset < positions[batch.partition] ?? 0 {
+                printed[batch.partition] = entry.offset + 1
+                continue
+            }
             guard left > 0, entry.offset < end else { return }
             output.append { bytes in
                 if command.global.output == .json {
@@ -195,11 +359,16 @@ private struct RecordPrinter {
                 bytes.append(UInt8(ascii: "\n"))
             }
             printed[batch.partition] = entry.offset + 1
+            positions[batch.partition] = entry.offset + 1
             left -= 1
         }
     }
 
     private mutating func print(_ range: LostRange) throws(Failure) {
+        guard range.offsets.upperBound > positions[range.partition] ?? 0 else {
+            printed[range.partition] = range.offsets.upperBound
+            return
+        }
         if command.global.output == .json {
             output.append { bytes in
                 JSONText.append(
@@ -218,13 +387,14 @@ private struct RecordPrinter {
             )
         }
         printed[range.partition] = range.offsets.upperBound
+        positions[range.partition] = range.offsets.upperBound
     }
 
     /// Writes what is printed, and then acks it, in this order: what was acked has been seen.
-    private mutating func settle(_ subscription: Subscription) throws(Failure) {
+    private mutating func settle(_ subscriptions: [Subscription]) throws(Failure) {
         try output.flush()
         defer { printed.removeAll(keepingCapacity: true) }
-        guard !command.group.isEmpty else { return }
+        guard !command.group.isEmpty, let subscription = subscriptions.first else { return }
         for (partition, offset) in printed {
             try attempting("ack offset \(offset) of queue \(queue.name)") {
                 () throws(ClientError) in
@@ -234,7 +404,9 @@ private struct RecordPrinter {
     }
 
     /// Does not leave before the group's progress is stored.
-    private mutating func awaitAcks(_ subscription: Subscription) throws(Failure) {
+    private mutating func awaitAcks(_ subscriptions: [Subscription]) throws(Failure) {
+        // Without a group there are none.
+        guard let subscription = subscriptions.first else { return }
         let deadline =
             ClientClock.monotonic()
             + .milliseconds(UInt64(command.global.timeoutMilliseconds))

@@ -232,7 +232,8 @@ private struct LinePublisher {
         let bytes = line.count + (record.key?.count ?? 0) + Self.fieldBytes
         guard bytes <= stream.batchBytesMax else { throw lineTooLong(splitter.lineCount) }
         if builders[index].byteCount + bytes > stream.batchBytesMax { try publish(index) }
-        builders[index].append(record)
+        let isTaken = builders[index].append(record)
+        invariant(isTaken, "a batch of more than the \(command.batch) records of --batch")
         if builders[index].recordCount >= command.batch
             || builders[index].byteCount >= Self.batchBytes
         {

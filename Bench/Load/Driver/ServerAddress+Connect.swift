@@ -1,35 +1,9 @@
+internal import BrokerBasics
 internal import Glibc
 
-/// Where a broker listens: `HOST:PORT`, `[V6]:PORT` or `unix:PATH`.
-package enum ServerAddress: Equatable, Sendable, CustomStringConvertible {
-    case tcp(host: String, port: UInt16)
-    case unix(path: String)
-
-    package init?(_ text: String) {
-        if text.hasPrefix("unix:") {
-            let path = String(text.dropFirst(5))
-            guard !path.isEmpty, path.utf8.count < 108 else { return nil }
-            self = .unix(path: path)
-            return
-        }
-        guard let colon = text.lastIndex(of: ":"),
-            let port = UInt16(text[text.index(after: colon)...]), port > 0
-        else { return nil }
-        var host = text[..<colon]
-        if host.hasPrefix("["), host.hasSuffix("]") { host = host.dropFirst().dropLast() }
-        guard !host.isEmpty else { return nil }
-        self = .tcp(host: String(host), port: port)
-    }
-
-    package var description: String {
-        switch self {
-        case .tcp(let host, let port): host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)"
-        case .unix(let path): "unix:\(path)"
-        }
-    }
-
+extension ServerAddress {
     /// A connected, blocking socket; io_uring waits for it without blocking the thread.
-    package func connect() throws(LoadError) -> Int32 {
+    func connect() throws(LoadError) -> Int32 {
         switch self {
         case .tcp(let host, let port): try connectTCP(host: host, port: port)
         case .unix(let path): try connectUnix(path: path)
