@@ -130,6 +130,7 @@ public struct Recovery {
         try syncRecovered(identity, scan, position)
         orphans += try unreferencedSegments(state)
 
+        state.pool.beginServing()
         report.term = position.term + 1
         report.wasClean = position.isClean && payload != nil
         report.removedFiles = orphans.count
@@ -343,8 +344,8 @@ public struct Recovery {
         else {
             throw .storage(
                 StorageFailure(
-                    "the tails need more than the \(options.tailBudgetBytes) bytes of tail memory; "
-                        + "start with more"))
+                    "the tails need more than four times the \(options.tailBudgetBytes) bytes of tail "
+                        + "memory; start with more"))
         }
         room.copyMemory(from: base, byteCount: storedBytes)
         partition.pointee.log.appended(

@@ -3,11 +3,12 @@ internal import Glibc
 
 /// Zeroed memory aligned for direct I/O, freed with its owner.
 ///
-/// From 2 MiB on it is mapped in huge pages where the kernel has them: a write of 128 KiB is then one
+/// From 8 MiB on it is mapped in huge pages where the kernel has them: a write of 128 KiB is then one
 /// range of physical memory instead of 32, which the kernel and the device handle faster.
 public struct AlignedMemory: ~Copyable {
     public static let alignment = 4096
-    static let hugePageBytes = 2 << 20
+    private static let hugePageBytes = 2 << 20
+    private static let hugePagesFrom = 8 << 20
 
     public let base: UnsafeMutableRawPointer
     public let byteCount: Int
@@ -23,6 +24,16 @@ public struct AlignedMemory: ~Copyable {
             base.initializeMemory(as: UInt8.self, repeating: 0, count: byteCount)
             mappedBytes = 0
         }
+    }
+
+    /// Address space of which perhaps only a part is ever used.
+    ///
+    /// - Returns: `nil` when the system gives no address space that it has no memory for
+    ///   (`vm.overcommit_memory` 2).
+    public init?(reserving byteCount: Int) {
+        guard let mapped = Self.map(byteCount) else { return nil }
+        self.byteCount = byteCount
+        (base, mappedBytes) = mapped
     }
 
     deinit {
@@ -48,8 +59,14 @@ public struct AlignedMemory: ~Copyable {
         let base = mapped + before
         if before > 0 { munmap(mapped, before) }
         if before < hugePageBytes { munmap(base + bytes, hugePageBytes - before) }
-        // Refused by a kernel without huge pages: ordinary ones do.
-        madvise(base, bytes, MADV_HUGEPAGE)
+        // A little memory is not worth whole huge pages. Refused by a kernel that has none.
+        if byteCount >= hugePagesFrom { madvise(base, bytes, MADV_HUGEPAGE) }
         return (base, bytes)
+    }
+
+    /// Gives a part back to the system; it is zero when it is used again.
+    public func release(_ part: Range<Int>) {
+        guard mappedBytes > 0 else { return }
+        madvise(base + part.lowerBound, part.count, MADV_DONTNEED)
     }
 }

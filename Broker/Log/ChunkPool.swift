@@ -86,10 +86,12 @@ public struct ChunkPool: ~Copyable {
     private static let largest = 3
     private static let oversized = 4
     private static let free = -1
-    /// The whole budget.
-    public let memory: AlignedMemory
+    private static let recoveryBudgets = 4
+    private let memory: AlignedMemory
     private let slabs: UnsafeMutablePointer<Slab>
     private let slabCount: Int
+    private let budgetSlabs: Int
+    private var isServing = false
     /// Per size, the first slab with room; of the largest size, the first free slab.
     private var firstWithRoom: InlineArray<4, Int32> = .init(repeating: -1)
     private var freeDescriptors: Chunk?
@@ -101,8 +103,15 @@ public struct ChunkPool: ~Copyable {
         invariant(
             chunkBytesMax % ChunkHeader.blockBytes == 0, "a chunk of \(chunkBytesMax) is no blocks")
         self.chunkBytesMax = chunkBytesMax
-        slabCount = budgetBytes / chunkBytesMax
-        memory = AlignedMemory(byteCount: slabCount * chunkBytesMax)
+        budgetSlabs = budgetBytes / chunkBytesMax
+        let wanted = budgetSlabs * Self.recoveryBudgets
+        if let reserved = AlignedMemory(reserving: wanted * chunkBytesMax) {
+            memory = reserved
+            slabCount = wanted
+        } else {
+            memory = AlignedMemory(byteCount: budgetSlabs * chunkBytesMax)
+            slabCount = budgetSlabs
+        }
         slabs = .allocate(capacity: slabCount)
         slabs.initialize(repeating: Slab(), count: slabCount)
         for slab in (0 ..< slabCount).reversed() { link(slab, Self.largest) }
@@ -114,6 +123,19 @@ public struct ChunkPool: ~Copyable {
         while let descriptor = kept {
             kept = descriptor.pointee.next
             descriptor.deallocate()
+        }
+    }
+
+    /// The memory of the budget.
+    public var budget: UnsafeMutableRawBufferPointer {
+        UnsafeMutableRawBufferPointer(rebasing: memory.buffer[..<(budgetSlabs * chunkBytesMax)])
+    }
+
+    /// Recovery is over: from here on the budget holds.
+    public mutating func beginServing() {
+        isServing = true
+        for slab in budgetSlabs ..< slabCount where slabs[slab].sizeClass == Self.free {
+            unlink(slab, Self.largest)
         }
     }
 
@@ -147,8 +169,9 @@ public struct ChunkPool: ~Copyable {
 
     private mutating func setFree(_ slab: Int) {
         slabs[slab] = Slab()
-        link(slab, Self.largest)
         usedBytes -= chunkBytesMax
+        guard isServing, slab >= budgetSlabs else { return link(slab, Self.largest) }
+        memory.release(slab * chunkBytesMax ..< (slab + 1) * chunkBytesMax)
     }
 
     private func start(of slab: Int) -> UnsafeMutableRawPointer {
@@ -197,7 +220,7 @@ public struct ChunkPool: ~Copyable {
     private mutating func takeRun(_ bytes: Int) -> UnsafeMutableRawPointer? {
         let wanted = (bytes + chunkBytesMax - 1) / chunkBytesMax
         var found = 0
-        for slab in 0 ..< slabCount {
+        for slab in 0 ..< (isServing ? budgetSlabs : slabCount) {
             found = slabs[slab].sizeClass == Self.free ? found + 1 : 0
             guard found == wanted else { continue }
             for index in slab + 1 - wanted ... slab { claim(index, as: Self.oversized) }

@@ -121,7 +121,7 @@ package enum ShardThread {
                     "\(conflict) (the journal's size is that of the data directory, set when it was "
                         + "made)")
             }
-            if configuration.takesMemory { MemoryTaker.start(recovered.state.pool.memory.buffer) }
+            if configuration.takesMemory { MemoryTaker.start(recovered.state.pool.budget) }
             let report = recovered.report
             let serverID = recovered.identity.serverID
             let geometry = recovered.identity.geometry

@@ -27,7 +27,7 @@ package struct ShardLimits: Sendable, Equatable {
     package var chunkBytes = 256 * 1024
     package var segmentBytes: UInt64 = 256 << 20
     /// Segment writes in flight. More take the disk from the journal: with 256 B records, 1000 in
-    /// flight, two gave 5 % more confirms than four, and kept up with them.
+    /// flight, two gave a few per cent more confirms than four, and kept up with them.
     package var writesBehindMax = 2
     /// Segment syncs in flight: a filesystem journal commits those that wait together at once.
     package var syncsMax = 16
