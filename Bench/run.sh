@@ -187,6 +187,8 @@ if is_wanted batches; then
         start 0
         load "batches-$run" 1 publish --duration "$long_seconds" --durability synced \
             --size 256 --batch 32 --window 64
+        stop
+        rm -rf "$data"
     done
     base='$(value batches-base-RUN bytes_per_second segments)'
     say "| 256 B, \`synced\`, batches of 32, $long_seconds s | ≥ 0.7 × |" \

@@ -200,6 +200,12 @@ package enum OptionTable {
             .milliseconds(10) ... .seconds(3600),
             \.limits.helloNanoseconds
         ),
+        duration(
+            "drain-timeout",
+            "when a connection that is to close, and takes nothing more, is closed",
+            .milliseconds(10) ... .seconds(3600),
+            \.limits.drainNanoseconds
+        ),
 
         count("queues-max", "queues in all", 1...10_000_000, \.limits.queuesMax),
         count(

@@ -75,11 +75,12 @@ import Testing
             "--data-dir=d", "--listen", "[::1]:7400", "--listen=unix:/tmp/m.sock", "--admin", "off",
             "--cpus", "1", "--idle", "block", "--loop", "epoll", "--journal-size", "1GiB", "--journal-files", "2",
             "--journal-staging", "16MiB", "--tail-memory", "1GB", "--segment-size", "64MiB",
-            "--chunk-size", "128KiB", "--writes-behind-max", "2", "--cold-reads-max", "3",
+            "--chunk-size", "128KiB", "--writes-behind-max", "5", "--cold-reads-max", "3",
             "--files-max", "100", "--checkpoint-interval", "1m", "--memory-flush-interval", "1s",
             "--frame-bytes-max", "2097152", "--connections-max", "7", "--send-buffer", "64KiB",
             "--send-memory", "2MiB", "--input-buffer", "4MiB", "--confirms-max", "9",
             "--subscriptions-max", "11", "--hello-timeout", "500ms", "--queues-max", "12",
+            "--drain-timeout", "250ms",
             "--partitions-per-queue-max", "13", "--producer-expiry", "1h", "--log-level", "debug",
             "--log-format", "json",
         ])
@@ -95,7 +96,7 @@ import Testing
         limits.tailBytesMax = 1_000_000_000
         limits.segmentBytes = 64 << 20
         limits.chunkBytes = 128 << 10
-        limits.writesBehindMax = 2
+        limits.writesBehindMax = 5
         limits.coldReadsMax = 3
         limits.filesMax = 100
         limits.checkpointAfterNanoseconds = 60_000_000_000
@@ -108,6 +109,7 @@ import Testing
         limits.confirmRunsMax = 9
         limits.subscriptionsPerConnectionMax = 11
         limits.helloNanoseconds = 500_000_000
+        limits.drainNanoseconds = 250_000_000
         limits.queuesMax = 12
         limits.partitionsPerQueueMax = 13
         limits.producerExpirySeconds = 3600
