@@ -111,8 +111,8 @@ figure() {
     done | median
 }
 is_wanted() { [[ " $rows " == *" $1 "* ]]; }
-say() { echo "$*" >>"$table.new"; }
-: >"$table.new"
+say() { echo "$*" >>"$raw/table"; }
+: >"$raw/table"
 
 short="--duration $seconds_each"
 say "Commit \`$commit\`, $(date -u +%Y-%m-%d). \`make bench\`: each row $alternations times (batches" \
@@ -274,6 +274,6 @@ if is_wanted recovery; then
 fi
 
 disk=$(grep -o 'disk="[^"]*"' "$raw/brokerd.log" | head -n 1)
-sed "s|DISK\$|$disk|" "$table.new" >"$table"
-rm "$table.new"
+sed "s|DISK\$|$disk|" "$raw/table" >"$table"
+rm "$raw/table"
 cat "$table"
