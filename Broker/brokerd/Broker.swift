@@ -53,6 +53,13 @@ enum Broker {
         }
         // Before the disk is touched: without the loop that is wanted nothing was begun.
         let loop = try LoopDecision.make(options.loop)
+        if options.limits.writesBehindMax == 0 {
+            logger.record(
+                .warning,
+                "no-write-behind",
+                "--writes-behind-max is 0: publishing stops when the journal is full, and a stop waits for a second signal; this is for measuring recovery"
+            )
+        }
         let takesMemory = checkMemory(UInt64(options.limits.tailBytesMax), logger)
         let directory = try DataDirectory(path: options.dataDirectory)
         // Everything that is started from here on stays off the shard's CPU; the shard pins itself.

@@ -13,7 +13,6 @@ package final class BrokerProcess {
         package var serverID: String
         package var epoch: Int
         package var loop: String
-        package var recoverySeconds: Double
 
         /// The first TCP address.
         package var address: String { listen.first { !$0.hasPrefix("unix:") } ?? "" }
@@ -94,8 +93,7 @@ package final class BrokerProcess {
                     admin: line["admin"] as? String ?? "",
                     serverID: line["server_id"] as? String ?? "",
                     epoch: (line["epoch"] as? NSNumber)?.intValue ?? 0,
-                    loop: line["loop"] as? String ?? "",
-                    recoverySeconds: (line["recovery_seconds"] as? NSNumber)?.doubleValue ?? 0
+                    loop: line["loop"] as? String ?? ""
                 )
             }
         }
