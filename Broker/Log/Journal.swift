@@ -2,7 +2,10 @@ public import BrokerBasics
 
 // How it works. Entries are staged into one open group in aligned memory. A group is closed and
 // written as soon as one of the two write slots is free, so whatever arrives while writes are in
-// flight forms the next write; no timer is involved. A group that reaches its target size is closed
+// flight forms the next write; no timer is involved. Beside a write that is in flight, a group waits
+// until it has half of its bytes: the first few records of a burst would otherwise take the second
+// slot, and the rest of the burst a whole write longer (measured: a write takes as long with 4 KiB as
+// with 128 KiB; 1000 records of 256 B in flight went from 0.37 to 0.41 of the raw disk). A group that reaches its target size is closed
 // early and waits. Completions may come in any order and are applied in order: `durableGroup` is the
 // number of the first group that is not yet known to be on stable storage.
 //
@@ -62,6 +65,7 @@ public struct Journal: ~Copyable {
     private var firstClosed: UInt64 = 0
     private var firstWaiting: UInt64 = 0
     private var inFlight = 0
+    private var inFlightBytes = 0
 
     /// Every group below this number is on stable storage.
     public private(set) var durableGroup: UInt64 = 0
@@ -243,8 +247,12 @@ public struct Journal: ~Copyable {
     /// True when `nextWrite` has one without sealing.
     public var canWrite: Bool {
         failure == nil && inFlight < limits.inFlightMax
-            && (firstWaiting < openGroup || openEntries > 0)
+            && (firstWaiting < openGroup || (openEntries > 0 && isWorthWriting))
     }
+
+    /// True when the open group deserves a slot of its own now. Bounded: without a write in flight it
+    /// always does.
+    private var isWorthWriting: Bool { inFlight == 0 || openBytes &* 2 >= inFlightBytes }
 
     /// The next write to issue, if a slot is free and something waits.
     ///
@@ -255,7 +263,7 @@ public struct Journal: ~Copyable {
     ) -> (number: UInt64, operation: StorageOperation)? {
         guard failure == nil, inFlight < limits.inFlightMax else { return nil }
         if firstWaiting == openGroup {
-            guard openEntries > 0 || sealing else { return nil }
+            guard openEntries > 0 ? isWorthWriting : sealing else { return nil }
             if openEntries == 0 {
                 guard journalFits(entryBytes: 0, reserve: 0), stagingFits(entryBytes: 0) else {
                     return nil
@@ -276,6 +284,7 @@ public struct Journal: ~Copyable {
         let number = firstWaiting
         firstWaiting += 1
         inFlight += 1
+        inFlightBytes += group.pointee.bytes
         return (number, operation(of: group))
     }
 
@@ -328,6 +337,7 @@ public struct Journal: ~Copyable {
             return .failed(failure)
         }
         inFlight -= 1
+        inFlightBytes -= group.pointee.bytes
         group.pointee.state = .done
         latency.record(now.since(group.pointee.issuedAt))
         bytesWritten += UInt64(padded)
