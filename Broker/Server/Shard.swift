@@ -75,7 +75,9 @@ package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
 
     private mutating func rest() {
         let deadline = machine.nextDeadline
-        guard idle.shouldSleep(now: now.monotonic, idleSince: idleSince),
+        guard
+            idle.shouldSleep(
+                now: now.monotonic, idleSince: idleSince, awaitsDisk: machine.journal.isDirty),
             deadline > now.monotonic
         else {
             CoreControl.yield()

@@ -152,6 +152,10 @@ struct Driver: ~Copyable {
                 if emptyCycles % UInt64(Self.emptyCyclesPerClock) == 0 {
                     now = Clock.monotonic.nanoseconds
                     if advancePhase() { break }
+                    // Whoever keeps the answer back may be waiting for this very core.
+                    if now - lastProgress > IdleStrategy.overdueNanoseconds {
+                        ring.wait(nanoseconds: IdleStrategy.overdueNanoseconds)
+                    }
                 }
                 continue
             }
