@@ -38,6 +38,8 @@ public struct TailChunk {
     public var isWriteDone = false
     /// A checkpoint waits for it to be written.
     public var isAwaited = false
+    /// Its write puts it on stable storage by itself, with all that lies before it in the file.
+    public var isWriteSynced = false
     public var partition: UInt32
     public var next: UnsafeMutablePointer<TailChunk>?
     /// The next in the shard's list of durable chunks, oldest first.

@@ -36,6 +36,8 @@ package struct Checkpointer {
     /// A partition's remainder below this is copied forward in the journal instead of written.
     static let carryBytesMax = 16 * 1024
     static let pieceBytes = 1 << 20
+    /// How long `ShardLimits.syncsPerSpan` syncs have to do.
+    static let syncSpanNanoseconds: UInt64 = .milliseconds(1)
 
     let term: UInt64
     let termStart: UInt64
@@ -48,6 +50,11 @@ package struct Checkpointer {
     fileprivate var syncing: [Sync?] = []
     fileprivate var syncsLeft = 0
     fileprivate var syncsInFlight = 0
+    /// Syncs may begin again then, when those of this span are used up.
+    private var syncSpanEnd = MonotonicTime.zero
+    private var syncsLeftInSpan = 0
+    /// The journal fills up: syncs come as fast as they go.
+    fileprivate var isHurried = false
     fileprivate var requests: [StorageRequest] = []
     fileprivate var memory: UnsafeMutableRawPointer?
     fileprivate var memoryBytes = 0
@@ -75,8 +82,30 @@ package struct Checkpointer {
     fileprivate mutating func enter(_ next: Phase) { phase = next }
 
     /// True when `emitCheckpoint` would have something to say; files to remove are not counted.
-    func hasRequests(syncsMax: Int) -> Bool {
-        !requests.isEmpty || (phase == .syncing && !syncs.isEmpty && syncsInFlight < syncsMax)
+    func hasRequests(_ limits: ShardLimits, now: MonotonicTime) -> Bool {
+        !requests.isEmpty
+            || (syncsAreWaiting(limits) && (isHurried || syncsLeftInSpan > 0 || now >= syncSpanEnd))
+    }
+
+    /// When syncs that wait for their time may begin; `never` when there are none.
+    func syncsResumeAt(_ limits: ShardLimits) -> MonotonicTime {
+        syncsAreWaiting(limits) ? syncSpanEnd : .never
+    }
+
+    private func syncsAreWaiting(_ limits: ShardLimits) -> Bool {
+        phase == .syncing && !syncs.isEmpty && syncsInFlight < limits.syncsMax
+    }
+
+    /// The next sync to begin, if one may.
+    fileprivate mutating func takeSync(_ limits: ShardLimits, now: MonotonicTime) -> Sync? {
+        guard syncsAreWaiting(limits) else { return nil }
+        if now >= syncSpanEnd {
+            syncSpanEnd = now + Self.syncSpanNanoseconds
+            syncsLeftInSpan = limits.syncsPerSpan
+        }
+        guard isHurried || syncsLeftInSpan > 0 else { return nil }
+        syncsLeftInSpan = max(0, syncsLeftInSpan - 1)
+        return syncs.popLast()
     }
 }
 
@@ -104,7 +133,8 @@ extension ShardMachine {
         if checkpointer.isDue { return true }
         let grown = journal.openPosition - checkpointer.lastPosition
         // Each checkpoint syncs every file that was written to: with a thousand busy queues that is a
-        // thousand device flushes beside the journal's, so it comes as late as the journal allows.
+        // thousand device flushes beside the journal's, so it comes as late as the journal allows: a
+        // quarter, the eighth that is not forced out, and as much again while it is under way.
         if grown > journal.geometry.capacity / 4 { return true }
         if writeBehind.unsyncedBytes > limits.tailBytesMax / 4 { return true }
         return (grown > 0 || writeBehind.unsyncedBytes > 0)
@@ -239,8 +269,10 @@ extension ShardMachine {
                 $0.baseOffset == sync.base && $0.term == sync.term
             })
         else { return }
-        partition.pointee.log.segments[place].syncedEndOffset = sync.endOffset
-        partition.pointee.log.segments[place].syncedBytes = sync.bytes
+        let segment = partition.pointee.log.segments[place]
+        partition.pointee.log.segments[place].syncedEndOffset = max(
+            segment.syncedEndOffset, sync.endOffset)
+        partition.pointee.log.segments[place].syncedBytes = max(segment.syncedBytes, sync.bytes)
         var chunk = partition.pointee.log.oldest
         while let current = chunk {
             chunk = current.pointee.next
@@ -326,10 +358,9 @@ extension ShardMachine {
     }
 
     mutating func emitCheckpoint(into effects: inout EffectBuffer) {
-        while !effects.isFull, checkpointer.phase == .syncing,
-            checkpointer.syncsInFlight < limits.syncsMax,
-            let sync = checkpointer.syncs.popLast()
-        {
+        checkpointer.isHurried =
+            stage != .ready || journal.usedBytes > journal.geometry.capacity / 8 * 5
+        while !effects.isFull, let sync = checkpointer.takeSync(limits, now: now.monotonic) {
             checkpointer.syncing.append(sync)
             checkpointer.syncsInFlight += 1
             effects.append(

@@ -31,6 +31,10 @@ package struct ShardLimits: Sendable, Equatable {
     package var writesBehindMax = 2
     /// Segment syncs in flight: a filesystem journal commits those that wait together at once.
     package var syncsMax = 16
+    /// Segment syncs begun per millisecond, as long as the journal is less than five eighths full. Each
+    /// costs some core of the machine 45 µs in the kernel, and a kernel without preemption gives that
+    /// core to nobody else while they come in a row.
+    package var syncsPerSpan = 4
     package var coldReadsMax = 8
     package var filesMax = 4096
     /// Offsets that a `memory` partition reserves in the journal at once.

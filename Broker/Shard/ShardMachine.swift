@@ -293,6 +293,7 @@ package struct ShardMachine: ~Copyable {
         if hasPendingEffects { return now.monotonic }
         var deadline = now.monotonic + (.milliseconds(10))
         if stage == .stopping { deadline = now.monotonic + (.milliseconds(1)) }
+        deadline = min(deadline, checkpointer.syncsResumeAt(limits))
         // Past and done with, it would keep the loop awake for ever.
         return journal.needsSeal && !hasFailed && stage != .stopped ? min(deadline, sealDue) : deadline
     }
@@ -307,7 +308,7 @@ package struct ShardMachine: ~Copyable {
 
     private var hasPendingStorage: Bool {
         if !writeBehind.retries.isEmpty || !writeBehind.closes.isEmpty
-            || !coldReader.requests.isEmpty || checkpointer.hasRequests(syncsMax: limits.syncsMax)
+            || !coldReader.requests.isEmpty || checkpointer.hasRequests(limits, now: now.monotonic)
         {
             return true
         }
@@ -319,7 +320,7 @@ package struct ShardMachine: ~Copyable {
     }
 
     private var canWriteBehind: Bool {
-        !writeBehind.queue.isEmpty && writeBehind.writesInFlight < limits.writesBehindMax
+        !writeBehind.queue.isEmpty && writeBehind.writesInFlight < writesBehindMax
     }
 
     // MARK: what is durable
@@ -674,6 +675,14 @@ struct Fifo<Element> {
     mutating func append(_ element: Element) {
         if count == elements.count { grow() }
         elements[(head &+ count) & (elements.count &- 1)] = element
+        count &+= 1
+    }
+    /// Puts an element before the first.
+    @inline(__always)
+    mutating func prepend(_ element: Element) {
+        if count == elements.count { grow() }
+        head = (head &- 1) & (elements.count &- 1)
+        elements[head] = element
         count &+= 1
     }
     @inline(__always)

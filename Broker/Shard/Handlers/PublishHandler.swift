@@ -236,10 +236,8 @@ extension ShardMachine {
         return writeBehind.takePace(bytes)
     }
 
-    /// True when more than 60 % of the journal waits for write-behind and a checkpoint.
-    private var isUnderPressure: Bool {
-        journal.usedBytes > journal.geometry.capacity / 10 * 6
-    }
+    /// True when more than three quarters of the journal wait for write-behind and a checkpoint.
+    private var isUnderPressure: Bool { journal.usedBytes > journal.geometry.capacity / 4 * 3 }
 
     @inline(never)
     private mutating func notAccepted(
