@@ -473,8 +473,12 @@ extension ShardMachine {
             wakesParked = true
         }
         guard force || state.pool.usedBytes > goal, writeBehind.firstDurable == nil else { return }
-        checkpointer.isDue = true
-        guard force, writeBehind.queue.isEmpty, writeBehind.writesInFlight == 0 else { return }
+        let isIdle = writeBehind.queue.isEmpty && writeBehind.writesInFlight == 0
+        // A checkpoint makes what is written droppable; one that finds little costs as much as any.
+        if writeBehind.unsyncedBytes > (isIdle ? 0 : limits.tailBytesMax / 16) {
+            checkpointer.isDue = true
+        }
+        guard force, isIdle else { return }
         // All memory is in chunks that are not full: give some of it to the disk.
         for index in state.partitions.indices where !state.partitions[index].pointee.isDeleted {
             state.partitions[index].pointee.log.sealNewest()
