@@ -390,6 +390,8 @@ public struct StorageFaults: Sendable, Equatable {
     public var directoryNotSynced = false
     /// Segments are not synced before the checkpoint that relies on them.
     public var segmentNotSynced = false
+    /// A chunk that is forced out counts as durable though its write was not synced.
+    public var forcedChunkNotSynced = false
     /// The journal is recycled when a checkpoint is begun, not when it is durable.
     public var recycleBeforeCheckpoint = false
     /// The recovered tail is served without being synced first.

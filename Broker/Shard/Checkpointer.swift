@@ -33,8 +33,6 @@ package struct Checkpointer {
         var closes: Bool
     }
 
-    /// A partition's remainder below this is copied forward in the journal instead of written.
-    static let carryBytesMax = 16 * 1024
     static let pieceBytes = 1 << 20
     /// How long `ShardLimits.syncsPerSpan` syncs have to do.
     static let syncSpanNanoseconds: UInt64 = .milliseconds(1)
@@ -164,7 +162,7 @@ extension ShardMachine {
                 partition.pointee.log.sealNewest()
             } else if partition.pointee.log.journalPin < bound {
                 if let bytes = partition.pointee.log.openBytesOnly,
-                    bytes <= Checkpointer.carryBytesMax, carryForward(index, partition)
+                    bytes <= limits.carryBytesMax, carryForward(index, partition)
                 {
                     // Its pin is now at the front of the journal.
                 } else {

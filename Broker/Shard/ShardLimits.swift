@@ -35,6 +35,8 @@ package struct ShardLimits: Sendable, Equatable {
     /// costs some core of the machine 45 µs in the kernel, and a kernel without preemption gives that
     /// core to nobody else while they come in a row.
     package var syncsPerSpan = 4
+    /// A partition's remainder up to this is copied forward in the journal instead of written.
+    package var carryBytesMax = 16 * 1024
     package var coldReadsMax = 8
     package var filesMax = 4096
     /// Offsets that a `memory` partition reserves in the journal at once.

@@ -320,7 +320,8 @@ package struct ShardMachine: ~Copyable {
     }
 
     private var canWriteBehind: Bool {
-        !writeBehind.queue.isEmpty && writeBehind.writesInFlight < writesBehindMax
+        (!writeBehind.queue.isEmpty || !writeBehind.advanced.isEmpty)
+            && writeBehind.writesInFlight < writesBehindMax
     }
 
     // MARK: what is durable
@@ -675,14 +676,6 @@ struct Fifo<Element> {
     mutating func append(_ element: Element) {
         if count == elements.count { grow() }
         elements[(head &+ count) & (elements.count &- 1)] = element
-        count &+= 1
-    }
-    /// Puts an element before the first.
-    @inline(__always)
-    mutating func prepend(_ element: Element) {
-        if count == elements.count { grow() }
-        head = (head &- 1) & (elements.count &- 1)
-        elements[head] = element
         count &+= 1
     }
     @inline(__always)

@@ -43,6 +43,10 @@ package struct WriteBehind {
     let writesMax: Int
     var freeSlots: [FileSlot]
     var queue = Fifo<Int32>(capacity: 256)
+    /// Partitions whose file has just been made or given room. Their chunks are written before another
+    /// file gets room: that costs a kernel thread 60 µs without a wait, and a thousand in a row keep
+    /// the journal's completions from their processor.
+    var advanced: [Int32] = []
     var operations: [Operation?] = []
     var freeOperations: [Int] = []
     var writesInFlight = 0
@@ -126,18 +130,14 @@ package struct WriteBehind {
 
 extension ShardMachine {
     /// Notes that a partition has something to write behind.
-    ///
-    /// - Parameter first: its file has just been made or given room. Its chunk is written before
-    ///   another file gets room: that costs a kernel thread 60 µs without a wait, and a thousand in a
-    ///   row keep the journal's completions from their processor.
     @inline(__always)
-    mutating func queueForWriting(_ index: Int32, first: Bool = false) {
+    mutating func queueForWriting(_ index: Int32) {
         let partition = state.partitions[index]
         guard !partition.pointee.isQueuedForWriting, partition.pointee.log.hasSealedChunk else {
             return
         }
         partition.pointee.isQueuedForWriting = true
-        if first { writeBehind.queue.prepend(index) } else { writeBehind.queue.append(index) }
+        writeBehind.queue.append(index)
     }
 
     /// Twice the limit while a checkpoint waits for chunks: they are synced writes that mostly wait for
@@ -157,6 +157,14 @@ extension ShardMachine {
                     StorageRequest(token: Token.make(.ignored, 0), operation: .close(slot: slot))))
         }
         guard !hasFailed else { return }
+        while !effects.isFull, writeBehind.writesInFlight < writesBehindMax,
+            let index = writeBehind.advanced.popLast()
+        {
+            guard state.partitions.contains(index), !state.partitions[index].pointee.isDeleted,
+                let request = nextWrite(index, state.partitions[index])
+            else { continue }
+            effects.append(.storage(request))
+        }
         while !effects.isFull, writeBehind.writesInFlight < writesBehindMax,
             let index = writeBehind.queue.first
         {
@@ -292,7 +300,8 @@ extension ShardMachine {
             .write(
                 slot: partition.pointee.file.slot, from: chunk.pointee.bytes, bytes: padded,
                 position: chunk.pointee.segmentPosition,
-                synced: chunk.pointee.isWriteSynced && !faults.segmentNotSynced),
+                synced: chunk.pointee.isWriteSynced && !faults.segmentNotSynced
+                    && !faults.forcedChunkNotSynced),
             wanted: padded, chunk: chunk)
     }
 
@@ -358,7 +367,8 @@ extension ShardMachine {
         default: fileAdvanced(operation, partition)
         }
         guard !partition.pointee.isDeleted else { return }
-        queueForWriting(operation.partition, first: operation.token == .segment)
+        queueForWriting(operation.partition)
+        if operation.token == .segment { writeBehind.advanced.append(operation.partition) }
     }
 
     /// Open, allocate and header are done one after the other.
