@@ -1,3 +1,4 @@
+import BrokerBasics
 import BrokerProcess
 import BrokerServer
 import ChildProcess
@@ -7,6 +8,21 @@ import Testing
 
 /// Which loop a broker runs on, and what it says of it.
 @Suite struct LoopTests {
+    @Test("a spinning loop sleeps only when the disk is overdue")
+    func overdue() {
+        let since = MonotonicTime(nanoseconds: 1_000_000)
+        let soon = since + (IdleStrategy.overdueNanoseconds - 1)
+        let late = since + IdleStrategy.overdueNanoseconds
+        func sleeps(_ idle: IdleStrategy, _ now: MonotonicTime, awaitsDisk: Bool) -> Bool {
+            idle.shouldSleep(now: now, idleSince: since, awaitsDisk: awaitsDisk)
+        }
+        #expect(!sleeps(.spin, soon, awaitsDisk: true))
+        #expect(sleeps(.spin, late, awaitsDisk: true))
+        #expect(!sleeps(.spin, late + .seconds(60), awaitsDisk: false))
+        #expect(sleeps(.adaptive, late, awaitsDisk: false))
+        #expect(sleeps(.block, since, awaitsDisk: false))
+    }
+
     private static let host = RingRefusal.Host(
         release: "6.1.0-18-amd64", uringDisabled: "0", hasSeccompFilter: false, memlockBytes: 65_536)
 

@@ -45,6 +45,9 @@ struct BrokenVariant: Sendable, CustomStringConvertible {
         BrokenVariant(name: "segments are not synced before a checkpoint", scenario: .recycling) {
             $0.segmentNotSynced = true
         },
+        BrokenVariant(name: "a chunk that is forced out is not synced", scenario: .forcedOut) {
+            $0.forcedChunkNotSynced = true
+        },
         BrokenVariant(
             name: "the journal is recycled before the checkpoint is durable",
             scenario: .fullJournal

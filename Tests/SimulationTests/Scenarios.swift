@@ -16,7 +16,7 @@ struct Scenario: Sendable, CustomStringConvertible {
     static let all: [Scenario] = [
         publishSynced, publishMemory, mixedLevels, acks, segmentRoll, recycling, createAndDelete,
         alter, producerRetry, fullJournal, crashInRecovery, killThenPowerCut, namedProducer,
-        quietPartition, orderlyStop, coldReads, deleteBusy,
+        quietPartition, orderlyStop, coldReads, deleteBusy, forcedOut,
     ]
 
     private static func client(_ runner: ScenarioRunner) throws -> SimulatedClient {
@@ -260,6 +260,25 @@ struct Scenario: Sendable, CustomStringConvertible {
             runner.publish(client, producer, queue[1], records: 4, bytes: 900)
             runner.settle(client, queue)
             if round == 60 { runner.publish(client, producer, queue[0]) }
+        }
+    }
+
+    static let forcedOut = Scenario(
+        name: "many partitions that no checkpoint finds full",
+        settings: {
+            var settings = SimulatedShard.Settings()
+            settings.limits.carryBytesMax = 1024
+            return settings
+        }()
+    ) { runner in
+        let client = try client(runner)
+        let queue = runner.createQueue(client, "orders", partitions: 12)
+        let producer = try producer(runner, client)
+        for round in 0 ..< 36 {
+            for partition in queue {
+                runner.publish(client, producer, partition, bytes: 500 + 10 * round)
+            }
+            runner.settle(client, queue)
         }
     }
 

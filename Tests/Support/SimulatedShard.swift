@@ -14,6 +14,8 @@ package final class SimulatedShard {
         package var effectsPerCycle = 64
         /// How long an operation takes at most, in virtual nanoseconds.
         package var latencyMax: UInt64 = 200_000
+        /// What a write to a segment takes longer.
+        package var segmentDelay: UInt64 = 0
 
         package init() {
             var limits = ShardLimits()
@@ -78,6 +80,8 @@ package final class SimulatedShard {
     package var override: ((_ name: String, _ number: Int) -> Int32?)?
     /// The same by what the operation is; what it answers is the result, and nothing is done.
     package var fault: ((Asked) -> Int32?)?
+    /// Sees each operation as it begins.
+    package var onStart: ((Asked) -> Void)?
     package private(set) var operationNumber = 0
     package private(set) var overridesFired = 0
     /// The operations that `fault` answered.
@@ -242,6 +246,7 @@ package final class SimulatedShard {
     private func start(_ request: StorageRequest) {
         let disk = disk
         if case .close = request.operation {} else { operationNumber += 1 }
+        if let onStart { onStart(describe(request.operation)) }
         switch request.operation {
         case .open(let slot, let name, let create):
             fileNames[slot] = name
@@ -261,7 +266,8 @@ package final class SimulatedShard {
             let id = disk.beginWrite(
                 inode, position: Int(position),
                 bytes: [UInt8](UnsafeRawBufferPointer(start: from, count: bytes)))
-            enqueue(request, synced ? "synced write" : "write") {
+            let delay = fileNames[slot]?.directory == .segments ? settings.segmentDelay : 0
+            enqueue(request, synced ? "synced write" : "write", delay: delay) {
                 disk.completeWrite(inode, id: id, synced: synced)
                 return Int32(bytes)
             }
@@ -295,14 +301,15 @@ package final class SimulatedShard {
     }
 
     private func enqueue(
-        _ request: StorageRequest, _ name: String, _ finish: @escaping () -> Int32
+        _ request: StorageRequest, _ name: String, delay: UInt64 = 0,
+        _ finish: @escaping () -> Int32
     ) {
         order += 1
         let number = operationNumber
         let asked: Asked? = fault == nil ? nil : describe(request.operation)
         operations.append(
             Operation(
-                due: now + 1 + random.next() % settings.latencyMax, order: order,
+                due: now + 1 + delay + random.next() % settings.latencyMax, order: order,
                 token: request.token,
                 finish: { [unowned self] in
                     if let answer = override?(name, number) {

@@ -1,0 +1,88 @@
+import BrokerBasics
+import LogStorage
+import Testing
+
+@Suite("Journal groups")
+struct JournalGroupTests {
+    private let now = Instant(
+        monotonic: MonotonicTime(nanoseconds: 1), wall: WallTime(nanoseconds: 1))
+
+    private func makeJournal() -> Journal {
+        Journal(
+            geometry: JournalGeometry(fileBytes: 1 << 20, fileCount: 4),
+            limits: Journal.Limits(entryBytesMax: 64 * 1024, stagingBytes: 1 << 20),
+            journalID: 1, term: 1, position: 0, recycleBound: 0)
+    }
+
+    private func stage(_ bytes: Int, in journal: inout Journal) throws {
+        let room = journal.stage(.batch, object: 1, payloadBytes: bytes, reserve: 0)
+        try #require(room != nil)
+    }
+
+    private func write(
+        _ journal: inout Journal
+    ) throws -> (number: UInt64, operation: StorageOperation) {
+        let next = journal.nextWrite(now: now)
+        return try #require(next)
+    }
+
+    private func expect(
+        _ journal: borrowing Journal, writes wanted: Bool,
+        at location: SourceLocation = #_sourceLocation
+    ) {
+        let canWrite = journal.canWrite
+        #expect(canWrite == wanted, sourceLocation: location)
+    }
+
+    private func bytes(of operation: StorageOperation) -> Int32 {
+        if case .write(_, _, let bytes, _, _) = operation { Int32(bytes) } else { 0 }
+    }
+
+    @Test("with nothing in flight the smallest group is written at once")
+    func alone() throws {
+        var journal = makeJournal()
+        expect(journal, writes: false)
+        try stage(100, in: &journal)
+        expect(journal, writes: true)
+        let first = journal.nextWrite(now: now)
+        #expect(first.map { bytes(of: $0.operation) } == 4096)
+    }
+
+    @Test("beside a write in flight a group waits for half of its bytes")
+    func besideAnother() throws {
+        var journal = makeJournal()
+        try stage(40_000, in: &journal)
+        let first = try write(&journal)
+        try stage(19_000, in: &journal)
+        expect(journal, writes: false)
+        let early = journal.nextWrite(now: now)
+        #expect(early == nil)
+        try stage(1500, in: &journal)
+        expect(journal, writes: true)
+        let second = try write(&journal)
+        // Both slots are taken.
+        try stage(60_000, in: &journal)
+        expect(journal, writes: false)
+        _ = journal.writeCompleted(
+            number: second.number, result: bytes(of: second.operation), now: now.monotonic)
+        expect(journal, writes: true)
+        _ = journal.writeCompleted(
+            number: first.number, result: bytes(of: first.operation), now: now.monotonic)
+        let durable = journal.durableGroup
+        #expect(durable == 2)
+    }
+
+    @Test("it waits for no longer than that write")
+    func isBounded() throws {
+        var journal = makeJournal()
+        try stage(40_000, in: &journal)
+        let first = try write(&journal)
+        try stage(100, in: &journal)
+        expect(journal, writes: false)
+        _ = journal.writeCompleted(
+            number: first.number, result: bytes(of: first.operation), now: now.monotonic)
+        expect(journal, writes: true)
+        let next = journal.nextWrite(now: now)
+        #expect(next != nil)
+    }
+}
