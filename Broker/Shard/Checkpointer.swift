@@ -131,9 +131,9 @@ extension ShardMachine {
         if checkpointer.isDue { return true }
         let grown = journal.openPosition - checkpointer.lastPosition
         // Each checkpoint syncs every file that was written to: with a thousand busy queues that is a
-        // thousand device flushes beside the journal's, so it comes as late as the journal allows: a
-        // quarter, the eighth that is not forced out, and as much again while it is under way.
-        if grown > journal.geometry.capacity / 4 { return true }
+        // thousand device flushes beside the journal's, so it comes as late as the journal allows: five
+        // sixteenths, two more that are not forced out, and as many again while it is under way.
+        if grown > journal.geometry.capacity / 16 * 5 { return true }
         if writeBehind.unsyncedBytes > limits.tailBytesMax / 4 { return true }
         return (grown > 0 || writeBehind.unsyncedBytes > 0)
             && now.monotonic.since(checkpointer.lastAt) > limits.checkpointAfterNanoseconds
