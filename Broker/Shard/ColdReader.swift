@@ -307,13 +307,7 @@ extension ShardMachine {
     private mutating func freeSlot(_ slot: Int) {
         closeFile(slot)
         coldReader.slots[slot].phase = .free
-        while let next = coldReader.waiting.first {
-            coldReader.waiting.removeFirst()
-            guard readers.contains(next) else { continue }
-            readers[next].pointee.isQueuedForColdRead = false
-            coldReader.ready.append(next)
-            break
-        }
+        wakeWaitingColdRead()
     }
 
     mutating func coldReadCompleted(token: UInt64, result: Int32) {
@@ -354,10 +348,30 @@ extension ShardMachine {
 
     /// Tries the readers whose buffer was filled, or who got one.
     mutating func advanceColdReads() {
-        guard !coldReader.ready.isEmpty else { return }
-        let ready = coldReader.ready
-        coldReader.ready = []
-        for index in ready where readers.contains(index) { deliver(index) }
+        while !coldReader.ready.isEmpty || hasUnusedColdRead {
+            if coldReader.ready.isEmpty { wakeWaitingColdRead() }
+            let ready = coldReader.ready
+            coldReader.ready = []
+            for index in ready where readers.contains(index) { deliver(index) }
+            // Without a place for a file, a reader is ready again at once.
+            if !coldReader.ready.isEmpty, writeBehind.freeSlots.isEmpty { return }
+        }
+    }
+
+    /// True when a buffer is free and somebody waits for one: who was woken last may have got another
+    /// buffer in the meantime, or need none any more.
+    private var hasUnusedColdRead: Bool {
+        !coldReader.waiting.isEmpty && coldReader.slots.contains { $0.phase == .free }
+    }
+
+    private mutating func wakeWaitingColdRead() {
+        while let next = coldReader.waiting.first {
+            coldReader.waiting.removeFirst()
+            guard readers.contains(next) else { continue }
+            readers[next].pointee.isQueuedForColdRead = false
+            coldReader.ready.append(next)
+            return
+        }
     }
 
     mutating func emitColdReads(into effects: inout EffectBuffer) {
