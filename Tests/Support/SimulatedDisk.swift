@@ -218,6 +218,12 @@ package final class SimulatedDisk: RecoveryStorage {
         inodes[inode] = nil
         for write in file.pending where ids.contains(write.id) {
             apply(write, to: &file.durable, keep: { true })
+            // What was written to the same place before, and is over, can't come back.
+            let last = write.position + write.bytes.count
+            file.pending.removeAll {
+                $0.isComplete && $0.id < write.id && $0.position >= write.position
+                    && $0.position + $0.bytes.count <= last
+            }
         }
         file.pending.removeAll { ids.contains($0.id) }
         file.durableLength = max(file.durableLength, file.durable.count)

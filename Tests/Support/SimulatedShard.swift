@@ -78,7 +78,8 @@ package final class SimulatedShard {
     package var aroundCompletion: ((_ operation: String, _ isAfter: Bool) -> Void)?
     /// Answers an operation's result instead of the disk: fault injection.
     package var override: ((_ name: String, _ number: Int) -> Int32?)?
-    /// The same by what the operation is; what it answers is the result, and nothing is done.
+    /// The same by what the operation is. A write that is answered so is over, and what of it reached the
+    /// disk is open; of anything else nothing is done.
     package var fault: ((Asked) -> Int32?)?
     /// Sees each operation as it begins.
     package var onStart: ((Asked) -> Void)?
@@ -267,7 +268,10 @@ package final class SimulatedShard {
                 inode, position: Int(position),
                 bytes: [UInt8](UnsafeRawBufferPointer(start: from, count: bytes)))
             let delay = fileNames[slot]?.directory == .segments ? settings.segmentDelay : 0
-            enqueue(request, synced ? "synced write" : "write", delay: delay) {
+            enqueue(
+                request, synced ? "synced write" : "write", delay: delay,
+                failed: { disk.completeWrite(inode, id: id, synced: false) }
+            ) {
                 disk.completeWrite(inode, id: id, synced: synced)
                 return Int32(bytes)
             }
@@ -302,7 +306,7 @@ package final class SimulatedShard {
 
     private func enqueue(
         _ request: StorageRequest, _ name: String, delay: UInt64 = 0,
-        _ finish: @escaping () -> Int32
+        failed: @escaping () -> Void = {}, _ finish: @escaping () -> Int32
     ) {
         order += 1
         let number = operationNumber
@@ -314,10 +318,12 @@ package final class SimulatedShard {
                 finish: { [unowned self] in
                     if let answer = override?(name, number) {
                         overridesFired += 1
+                        failed()
                         return answer
                     }
                     if let asked, let answer = fault?(asked) {
                         faultsFired.append(asked)
+                        failed()
                         return answer
                     }
                     return finish()
