@@ -448,7 +448,9 @@ package struct ShardMachine: ~Copyable {
             connection.pointee.isWaitingListed = false
             guard connection.pointee.state != .closed else { continue }
             while let first = connection.pointee.waiting.first, first.group < durable {
-                guard writeAnswers(index, connection, \.waiting, below: durable) else { break }
+                guard
+                    writeAnswers(index, connection, &connection.pointee.waiting, below: durable)
+                else { break }
             }
             if !connection.pointee.waiting.isEmpty {
                 connection.pointee.isWaitingListed = true
@@ -466,7 +468,9 @@ package struct ShardMachine: ~Copyable {
             connection.pointee.isImmediateListed = false
             guard connection.pointee.state != .closed else { continue }
             while !connection.pointee.immediate.isEmpty {
-                guard writeAnswers(index, connection, \.immediate, below: .max) else { break }
+                guard
+                    writeAnswers(index, connection, &connection.pointee.immediate, below: .max)
+                else { break }
             }
             if !connection.pointee.immediate.isEmpty {
                 connection.pointee.isImmediateListed = true
@@ -478,9 +482,9 @@ package struct ShardMachine: ~Copyable {
     /// Writes one frame of answers; false when the send buffer is full.
     private mutating func writeAnswers(
         _ index: Int32, _ connection: UnsafeMutablePointer<Connection>,
-        _ queue: WritableKeyPath<Connection, ConfirmQueue>, below group: UInt64
+        _ queue: inout ConfirmQueue, below group: UInt64
     ) -> Bool {
-        guard let first = connection.pointee[keyPath: queue].first else { return true }
+        guard let first = queue.first else { return true }
         if first.kind == .ack {
             let frameBytes = FrameHeader.byteCount + Ack.byteCount
             guard let room = connection.pointee.send.reserve(frameBytes, pool: &sendPool) else {
@@ -495,7 +499,7 @@ package struct ShardMachine: ~Copyable {
                 correlation: first.entry.correlation, stream: first.stream
             ).encode(at: room)
             connection.pointee.send.commit(frameBytes)
-            connection.pointee[keyPath: queue].removeFirst()
+            queue.removeFirst()
             listForSending(index)
             return true
         }
@@ -504,20 +508,18 @@ package struct ShardMachine: ~Copyable {
             64, (Int(connection.pointee.frameBytesMax) - FrameHeader.byteCount) / ConfirmEntry.byteCount)
         let bytesMax = FrameHeader.byteCount + entriesMax * ConfirmEntry.byteCount
         let wanted = min(
-            bytesMax,
-            FrameHeader.byteCount
-                + connection.pointee[keyPath: queue].count * ConfirmEntry.byteCount)
+            bytesMax, FrameHeader.byteCount + queue.count * ConfirmEntry.byteCount)
         guard let room = connection.pointee.send.reserve(wanted, pool: &sendPool) else {
             return false
         }
-        while entries < entriesMax, let answer = connection.pointee[keyPath: queue].first,
+        while entries < entriesMax, let answer = queue.first,
             answer.kind == .confirm, answer.group < group
         {
             answer.entry.encode(
                 at: room + FrameHeader.byteCount + entries * ConfirmEntry.byteCount)
             counters.confirmedRecords &+= UInt64(answer.entry.records)
             entries += 1
-            connection.pointee[keyPath: queue].removeFirst()
+            queue.removeFirst()
         }
         let bodyBytes = entries * ConfirmEntry.byteCount
         FrameHeader(opcode: .confirm, bodyBytes: bodyBytes, flags: FrameHeader.pushFlag)
