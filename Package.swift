@@ -80,7 +80,8 @@ let package = Package(
     targets: [
         // Read downwards: a target may only use targets above it.
         .target(name: "CChecksum", path: "Protocol/CChecksum"),
-        library("BrokerBasics", "Protocol/Basics", uses: ["CChecksum"]),
+        .target(name: "CProcessor", path: "Protocol/CProcessor"),
+        library("BrokerBasics", "Protocol/Basics", uses: ["CChecksum", "CProcessor"]),
         library("WireProtocol", "Protocol/Wire", uses: ["BrokerBasics"]),
 
         library(

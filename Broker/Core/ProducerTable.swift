@@ -154,6 +154,14 @@ public struct ProducerTable: ~Copyable {
         return nil
     }
 
+    /// Begins to fetch the place of a pair into the processor's cache.
+    @inline(__always)
+    public func prefetch(_ producer: UInt64, _ partition: UInt32) {
+        Prefetch.fetch(
+            slots + (Self.hash(producer, partition) & mask),
+            count: MemoryLayout<ProducerProgress>.size)
+    }
+
     /// The progress of a pair, made when there is none.
     public mutating func insert(
         _ producer: UInt64, _ partition: UInt32, epoch: UInt16

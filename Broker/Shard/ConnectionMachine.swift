@@ -103,8 +103,11 @@ extension ShardMachine {
         _ count: Int
     ) -> Int {
         var at = 0
+        let looksAhead = state.partitions.limit > PublishLookahead.partitionsMin
+        var lookahead = PublishLookahead()
         while count - at >= 4 {
             let frame = base + at
+            if looksAhead { look(&lookahead, base, count) }
             let header: FrameHeader
             let frameBytes: Int
             do throws(FrameError) {

@@ -76,7 +76,7 @@ public struct FrameHeader: Equatable, Sendable {
     }
 
     @inlinable @inline(__always)
-    init(at bytes: UnsafeRawPointer) {
+    public init(at bytes: UnsafeRawPointer) {
         frameBytes = bytes.u32(0)
         opcode = bytes.u16(4)
         version = bytes.u8(6)

@@ -2,6 +2,7 @@ import BrokerBasics
 import BrokerCore
 import BrokerShard
 import BrokerTestSupport
+import Glibc
 import LogStorage
 import Testing
 import WireProtocol
@@ -88,6 +89,40 @@ struct HostileBytesTests {
         }
         #expect(refused > 5000)
         #expect(fixture.counters.badFrames > 2000)
+    }
+
+    @Test("nothing is read behind the bytes that came, by those who look ahead either")
+    func endOfPage() throws {
+        let fixture = try fixture()
+        let publish = FrameHeader(opcode: .publish, correlation: 5, stream: 3)
+            .frame(body: batch(["one"], bytes: 40))
+        let pageBytes = Int(getpagesize())
+        let mapped = mmap(
+            nil, 2 * pageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        let pages = try #require(mapped != MAP_FAILED ? mapped : nil)
+        defer { munmap(pages, 2 * pageBytes) }
+        try #require(mprotect(pages + pageBytes, pageBytes, PROT_NONE) == 0)
+        var confirmed = 0
+        for whole in 0 ..< 5 {
+            for last in [publish] + (try Golden.requests()).map(\.bytes) {
+                for cut in 0 ..< last.count {
+                    let bytes = (0 ..< whole).flatMap { _ in publish } + last[..<cut]
+                    guard !bytes.isEmpty, bytes.count <= pageBytes else { continue }
+                    let client = try fixture.connect("edge")
+                    let start = pages + pageBytes - bytes.count
+                    start.copyMemory(from: bytes, byteCount: bytes.count)
+                    fixture.shard.machine.received(client.index, start, count: bytes.count)
+                    if cut == 0 {
+                        fixture.shard.run(steps: 200) { client.confirms.count > 0 || whole == 0 }
+                        confirmed += client.confirms.count
+                    }
+                    fixture.shard.disconnect(client.index)
+                }
+            }
+        }
+        #expect(confirmed > 0)
+        #expect(fixture.isServing())
+        #expect(fixture.counters.badFrames == 0)
     }
 
     @Test("a frame length below 32 or above the limit is refused before memory is taken for it")
