@@ -61,7 +61,7 @@ package struct Checkpointer {
     fileprivate var neededGroup: UInt64 = 0
     fileprivate var replayFrom: UInt64 = 0
     fileprivate var takenAt: UInt64 = 0
-    fileprivate var isFinal = false
+    fileprivate(set) var isFinal = false
     package fileprivate(set) var lastPosition: UInt64
     fileprivate var lastAt: MonotonicTime
     package fileprivate(set) var finalIsDone = false
@@ -130,10 +130,10 @@ extension ShardMachine {
         if stage == .stopping { return stopMayFinish && !checkpointer.finalIsDone }
         if checkpointer.isDue { return true }
         let grown = journal.openPosition - checkpointer.lastPosition
-        // Each checkpoint syncs every file that was written to: with a thousand busy queues that is a
-        // thousand device flushes beside the journal's, so it comes as late as the journal allows: five
-        // sixteenths, two more that are not forced out, and as many again while it is under way.
-        if grown > journal.geometry.capacity / 16 * 5 { return true }
+        if grown > marks.checkpointGrowth { return true }
+        if journal.usedBytes > marks.checkpointUse, grown > marks.checkpointGrowthMin { return true }
+        // Publishes wait for it: whatever it frees is welcome.
+        if grown > 0, isUnderPressure { return true }
         if writeBehind.unsyncedBytes > limits.tailBytesMax / 4 { return true }
         return (grown > 0 || writeBehind.unsyncedBytes > 0)
             && now.monotonic.since(checkpointer.lastAt) > limits.checkpointAfterNanoseconds
@@ -146,64 +146,6 @@ extension ShardMachine {
         if stage != .starting { unpin() }
         checkpointer.enter(.flushing)
         advanceCheckpoint()
-    }
-
-    /// Gets everything that lies far back in the journal out of it.
-    private mutating func unpin() {
-        let window = journal.geometry.capacity / 8
-        let position = journal.openPosition
-        let bound = position > window ? position - window : 0
-        for place in 0 ..< state.partitions.limit {
-            let index = Int32(place)
-            guard state.partitions.contains(index) else { continue }
-            let partition = state.partitions[index]
-            guard !partition.pointee.isDeleted, partition.pointee.log.oldest != nil else { continue }
-            if checkpointer.isFinal {
-                partition.pointee.log.sealNewest()
-            } else if partition.pointee.log.journalPin < bound {
-                if let bytes = partition.pointee.log.openBytesOnly,
-                    bytes <= limits.carryBytesMax, carryForward(index, partition)
-                {
-                    // Its pin is now at the front of the journal.
-                } else {
-                    partition.pointee.log.sealNewest()
-                }
-            }
-            queueForWriting(index)
-            var chunk = partition.pointee.log.oldest
-            while let current = chunk {
-                let isPending = current.pointee.state == .sealed || current.pointee.state == .writing
-                if isPending, checkpointer.isFinal || current.pointee.journalPin < bound {
-                    current.pointee.isAwaited = true
-                    checkpointer.awaitedChunks += 1
-                }
-                chunk = current.pointee.next
-            }
-        }
-    }
-
-    /// Copies a quiet partition's few unwritten batches to the front of the journal, all of them, so
-    /// that in replay they come in order. A block that holds durable data is never rewritten.
-    private mutating func carryForward(
-        _ index: Int32, _ partition: UnsafeMutablePointer<Partition>
-    ) -> Bool {
-        guard let chunk = partition.pointee.log.unwritten else { return false }
-        let position = journal.openPosition
-        var at = ChunkHeader.byteCount
-        while at < chunk.pointee.used {
-            let batch = chunk.pointee.bytes + at
-            let bytes = StoredBatch.bytes(at: batch)
-            guard
-                let room = journal.stage(
-                    .batch, flags: JournalEntry.carriedFlag, object: partition.pointee.id,
-                    payloadBytes: bytes, reserve: 0)
-            else { return false }
-            room.copyMemory(from: batch, byteCount: bytes)
-            at += bytes
-            counters.carriedBatches += 1
-        }
-        chunk.pointee.journalPin = position
-        return true
     }
 
     private mutating func beginSyncs() {
@@ -357,7 +299,7 @@ extension ShardMachine {
 
     mutating func emitCheckpoint(into effects: inout EffectBuffer) {
         checkpointer.isHurried =
-            stage != .ready || journal.usedBytes > journal.geometry.capacity / 8 * 5
+            stage != .ready || journal.usedBytes > marks.hurriedUse
         while !effects.isFull, let sync = checkpointer.takeSync(limits, now: now.monotonic) {
             checkpointer.syncing.append(sync)
             checkpointer.syncsInFlight += 1

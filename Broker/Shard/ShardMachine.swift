@@ -29,6 +29,7 @@ package struct ShardMachine: ~Copyable {
     package var readers: StablePool<Reader>
     package var sendPool: SendPool
     package var writeBehind: WriteBehind
+    var sweep: JournalSweep
     package var checkpointer: Checkpointer
     package var coldReader: ColdReader
 
@@ -133,7 +134,8 @@ package struct ShardMachine: ~Copyable {
             bufferBytes: limits.sendBytesMax, budgetBytes: limits.sendMemoryBytesMax)
         writeBehind = WriteBehind(
             firstSlot: FileSlot(recovered.identity.geometry.fileCount), slotCount: limits.filesMax,
-            writesMax: limits.writesBehindMax, term: term)
+            term: term)
+        sweep = JournalSweep(position: position.journal)
         checkpointer = Checkpointer(
             term: term, termStart: position.journal, sequence: recovered.checkpointSequence,
             lastPosition: position.journal, now: now.monotonic)
@@ -429,10 +431,8 @@ package struct ShardMachine: ~Copyable {
         return true
     }
 
-    /// Journal room that publishes leave free: for acks, copies forward, deletes and seals.
-    var publishReserve: UInt64 {
-        journal.geometry.capacity / 8 + UInt64(limits.journal.groupBytesMax)
-    }
+    @inline(__always) var marks: JournalMarks { JournalMarks(journal.geometry) }
+    var publishReserve: UInt64 { marks.publishReserve + UInt64(limits.journal.groupBytesMax) }
 
     // MARK: answers
 
@@ -602,6 +602,7 @@ package struct ShardMachine: ~Copyable {
     private mutating func housekeep() {
         lastHousekeeping = now.monotonic
         flushQuietPartitions()
+        sweepJournal()
         evictIfNeeded()
         buryPartitions()
         expireProducers()

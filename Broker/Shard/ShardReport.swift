@@ -24,6 +24,8 @@ package struct ShardCounters: Sendable {
     package var chunksWritten: UInt64 = 0
     package var chunkBytesWritten: UInt64 = 0
     package var carriedBatches: UInt64 = 0
+    package var syncedChunks: UInt64 = 0
+    package var awaitedChunks: UInt64 = 0
     package var evictedChunks: UInt64 = 0
     package var damagedChunks: UInt64 = 0
     package var storageFailure: String?

@@ -40,7 +40,6 @@ package struct WriteBehind {
     }
 
     let term: UInt64
-    let writesMax: Int
     var freeSlots: [FileSlot]
     var queue = Fifo<Int32>(capacity: 256)
     /// Partitions whose file has just been made or given room. Their chunks are written before another
@@ -63,9 +62,8 @@ package struct WriteBehind {
     private var paceBytes = 0
     static let paceBytesMax = 8 << 20
 
-    init(firstSlot: FileSlot, slotCount: Int, writesMax: Int, term: UInt64) {
+    init(firstSlot: FileSlot, slotCount: Int, term: UInt64) {
         freeSlots = (0 ..< Int32(slotCount)).reversed().map { firstSlot + $0 }
-        self.writesMax = writesMax
         self.term = term
     }
 
@@ -289,10 +287,14 @@ extension ShardMachine {
         chunk.pointee.header.encode(
             at: chunk.pointee.memory, partition: partition.pointee.id,
             segmentBase: segment.baseOffset, term: segment.term)
-        // What a checkpoint forces out is, with many partitions, all that the file gets until then: a
-        // synced write spares it the sync. Only where everything before it in the file is durable.
+        // What took long to fill is, with many partitions, all that the file gets until the next
+        // checkpoint: a synced write spares it the sync. Only where all before it in the file is durable.
+        let isOld =
+            chunk.pointee.journalPin
+            < journal.openPosition - min(journal.openPosition, marks.young)
         chunk.pointee.isWriteSynced =
-            chunk.pointee.isAwaited && segment.syncedBytes == partition.pointee.file.nextPosition
+            (chunk.pointee.isAwaited || isOld)
+            && segment.syncedBytes == partition.pointee.file.nextPosition
         partition.pointee.file.nextPosition += UInt64(padded)
         if !chunk.pointee.isWriteSynced { partition.pointee.file.isUnsynced = true }
         return start(
@@ -411,6 +413,7 @@ extension ShardMachine {
             counters.chunkBytesWritten += UInt64(padded)
             writeBehind.givePace(current.pointee.batchBytes)
             if current.pointee.isWriteSynced {
+                counters.syncedChunks += 1
                 let segment = partition.pointee.log.segments[last]
                 partition.pointee.log.segments[last].syncedEndOffset = segment.endOffset
                 partition.pointee.log.segments[last].syncedBytes = segment.bytes

@@ -322,8 +322,19 @@ package enum MetricTable {
         counter("chunk_written_bytes_total", "Bytes written to segments.", unit: .bytes) {
             $0.chunkBytesWritten
         },
-        counter("carried_batches_total", "Batches of quiet partitions copied into checkpoints.") {
+        counter("carried_batches_total", "Batches of quiet partitions copied forward in the journal.") {
             $0.carriedBatches
+        },
+        counter(
+            "chunks_synced_total", "Chunks of slow partitions written straight to stable storage."
+        ) {
+            $0.syncedChunks
+        },
+        counter(
+            "chunks_awaited_total",
+            "Chunks that a checkpoint had to wait for: the disk is late, or the shard stops."
+        ) {
+            $0.awaitedChunks
         },
         counter("cold_reads_total", "Reads of segments for consumers behind the tail.") {
             $0.coldReads

@@ -236,8 +236,8 @@ extension ShardMachine {
         return writeBehind.takePace(bytes)
     }
 
-    /// True when more than three quarters of the journal wait for write-behind and a checkpoint.
-    private var isUnderPressure: Bool { journal.usedBytes > journal.geometry.capacity / 4 * 3 }
+    /// True when so much of the journal waits for write-behind and a checkpoint.
+    var isUnderPressure: Bool { journal.usedBytes > marks.pressureUse }
 
     @inline(never)
     private mutating func notAccepted(
