@@ -192,14 +192,16 @@ public struct ProducerTable: ~Copyable {
 
     /// Judges a batch of `records` records from `sequence`.
     ///
-    /// - Parameter anyStart: the partition lost records, or may have: a first contact may begin
+    /// - Parameters:
+    ///   - progress: what `find` gives for the producer and the partition.
+    ///   - anyStart: the partition lost records, or may have: a first contact may begin
     ///   anywhere.
     @inline(__always)
     public func judge(
-        producer: UInt64, epoch: UInt16, partition: UInt32, sequence: UInt64, records: UInt64,
-        anyStart: Bool
+        _ progress: UnsafeMutablePointer<ProducerProgress>?, producer: UInt64, epoch: UInt16,
+        sequence: UInt64, records: UInt64, anyStart: Bool
     ) -> Verdict {
-        guard let progress = find(producer, partition) else {
+        guard let progress else {
             guard let known = producers[producer] else { return .unknown }
             guard epoch == known.epoch else { return .fenced }
             return sequence == 0 || anyStart ? .accept : .gap(expected: 0)

@@ -17,7 +17,7 @@ struct ProducerProgressTests {
 
     private func judge(_ table: borrowing ProducerTable, _ sequence: UInt64) -> ProducerTable.Verdict {
         table.judge(
-            producer: 7, epoch: 1, partition: 3, sequence: sequence, records: 1, anyStart: true)
+            table.find(7, 3), producer: 7, epoch: 1, sequence: sequence, records: 1, anyStart: true)
     }
 
     @Test("when all runs that are kept are lost, what came before them still counts as stored")

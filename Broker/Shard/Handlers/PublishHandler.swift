@@ -74,10 +74,11 @@ extension ShardMachine {
         let records = UInt64(batch.u16(10))
         let sequence = batch.u64(24)
         let epoch = batch.u16(12)
+        let progress = producer != 0 ? state.producers.find(producer, header.stream) : nil
         if producer != 0 {
             let verdict = state.producers.judge(
-                producer: producer, epoch: epoch, partition: header.stream, sequence: sequence,
-                records: records, anyStart: partition.pointee.level == .memory)
+                progress, producer: producer, epoch: epoch, sequence: sequence, records: records,
+                anyStart: partition.pointee.level == .memory)
             guard case .accept = verdict else {
                 return notAccepted(
                     verdict, connectionIndex, connection, header, partition, records: records,
@@ -135,8 +136,8 @@ extension ShardMachine {
             journalPosition: journalPosition)
         if partition.pointee.log.hasSealedChunk { queueForWriting(index) }
         if producer != 0 {
-            state.producers.insert(producer, header.stream, epoch: epoch).pointee.stored(
-                sequence: sequence, count: records, offset: baseOffset, at: appendTime)
+            (progress ?? state.producers.insert(producer, header.stream, epoch: epoch)).pointee
+                .stored(sequence: sequence, count: records, offset: baseOffset, at: appendTime)
         }
         partition.pointee.publishedRecords &+= records
         partition.pointee.publishedBytes &+= UInt64(storedBytes)
