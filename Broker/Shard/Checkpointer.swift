@@ -132,8 +132,8 @@ extension ShardMachine {
         let grown = journal.openPosition - checkpointer.lastPosition
         if grown > marks.checkpointGrowth { return true }
         if journal.usedBytes > marks.checkpointUse, grown > marks.checkpointGrowthMin { return true }
-        // Publishes wait for it: whatever it frees is welcome.
-        if grown > 0, isUnderPressure { return true }
+        // Publishes wait for it, and nothing may be new: it waits for all that is old, so one is enough.
+        if isUnderPressure { return true }
         if writeBehind.unsyncedBytes > limits.tailBytesMax / 4 { return true }
         return (grown > 0 || writeBehind.unsyncedBytes > 0)
             && now.monotonic.since(checkpointer.lastAt) > limits.checkpointAfterNanoseconds
@@ -203,7 +203,11 @@ extension ShardMachine {
             state.partitions[sync.partition].pointee.id == sync.partitionID
         else { return }
         let partition = state.partitions[sync.partition]
-        if !sync.closes { partition.pointee.file.writesInFlight -= 1 }
+        if !sync.closes {
+            partition.pointee.file.writesInFlight -= 1
+            // A full file was not sealed as long as this was under way.
+            queueForWriting(sync.partition)
+        }
         guard
             let place = partition.pointee.log.segments.lastIndex(where: {
                 $0.baseOffset == sync.base && $0.term == sync.term

@@ -78,10 +78,11 @@ extension ShardMachine {
             guard !partition.pointee.isDeleted, partition.pointee.log.oldest != nil else { continue }
             if checkpointer.isFinal {
                 partition.pointee.log.sealNewest()
-                queueForWriting(index)
             } else {
                 release(index, below: bound)
             }
+            // Also what found no place for a file.
+            queueForWriting(index)
             var chunk = partition.pointee.log.oldest
             while let current = chunk {
                 let isPending = current.pointee.state == .sealed || current.pointee.state == .writing

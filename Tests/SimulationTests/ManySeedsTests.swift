@@ -1,0 +1,25 @@
+internal import BrokerBasics
+internal import BrokerTestSupport
+internal import Glibc
+internal import Testing
+
+/// Stories without crashes, from many seeds: that all who wait are answered depends on the order in which
+/// the disk completes, and crash enumeration tries few orders.
+@Suite("Many seeds")
+struct ManySeedsTests {
+    @Test("every scenario comes to its end, whatever the order of completions", arguments: Scenario.all)
+    func everyScenario(scenario: Scenario) throws {
+        let seeds: ClosedRange<UInt64> = getenv("MILLRACE_TORTURE") != nil ? 1 ... 5000 : 1 ... 300
+        for seed in seeds {
+            let runner = try ScenarioRunner(settings: scenario.settings, seed: seed)
+            do {
+                try scenario.play(runner)
+            } catch {
+                throw Violation("\(scenario.name), seed \(seed): \(runner.violation ?? error)")
+            }
+            if let violation = runner.violation {
+                throw Violation("\(scenario.name), seed \(seed): \(violation)")
+            }
+        }
+    }
+}
