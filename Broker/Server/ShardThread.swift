@@ -49,52 +49,16 @@ package enum ShardEnd: Sendable {
 
 /// Runs one shard, from recovery to its stop, on a thread of its own.
 package enum ShardThread {
-    private final class Work: Sendable {
-        let configuration: ShardConfiguration
-        let control: ShardControl
-        let log: @Sendable (ShardEvent) -> Void
-        let ended: @Sendable (ShardEnd) -> Void
-        init(
-            _ configuration: ShardConfiguration, _ control: ShardControl,
-            _ log: @escaping @Sendable (ShardEvent) -> Void,
-            _ ended: @escaping @Sendable (ShardEnd) -> Void
-        ) {
-            self.configuration = configuration
-            self.control = control
-            self.log = log
-            self.ended = ended
-        }
-    }
-
     /// Starts the thread; `ended` is called on it, once.
     package static func start(
         _ configuration: ShardConfiguration, control: ShardControl,
         log: @escaping @Sendable (ShardEvent) -> Void,
         ended: @escaping @Sendable (ShardEnd) -> Void
     ) throws(SystemError) {
-        let work = Unmanaged.passRetained(Work(configuration, control, log, ended))
-        var thread = pthread_t()
-        var attributes = pthread_attr_t()
-        pthread_attr_init(&attributes)
-        pthread_attr_setstacksize(&attributes, 8 << 20)
-        let error = pthread_create(&thread, &attributes, body, work.toOpaque())
-        pthread_attr_destroy(&attributes)
-        guard error == 0 else {
-            work.release()
-            throw SystemError("starting the thread of shard 0", errno: error)
+        try DetachedThread.start("shard-0", stackBytes: 8 << 20) {
+            ended(run(configuration, control, log))
         }
-        pthread_detach(thread)
     }
-
-    private static let body: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? =
-        {
-            pointer in
-            guard let pointer else { return nil }
-            let work = Unmanaged<Work>.fromOpaque(pointer).takeRetainedValue()
-            CoreControl.nameThread("shard-0")
-            work.ended(ShardThread.run(work.configuration, work.control, work.log))
-            return nil
-        }
 
     private static func run(
         _ configuration: ShardConfiguration, _ control: ShardControl,
@@ -121,7 +85,9 @@ package enum ShardThread {
                     "\(conflict) (the journal's size is that of the data directory, set when it was "
                         + "made)")
             }
-            if configuration.takesMemory { MemoryTaker.start(recovered.state.pool.budget) }
+            if configuration.takesMemory {
+                MemoryTaker.start(recovered.state.pool.budget, avoiding: configuration.cpu)
+            }
             let report = recovered.report
             let serverID = recovered.identity.serverID
             let geometry = recovered.identity.geometry

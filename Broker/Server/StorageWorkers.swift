@@ -75,15 +75,12 @@ final class StorageWorkers: Sendable {
         self.threads = threads
         self.eventDescriptor = eventDescriptor
         for index in 0 ..< threads {
-            let start = Unmanaged.passRetained(Start(workers: self, name: name))
-            var thread = pthread_t()
-            let error = pthread_create(&thread, nil, Self.body, start.toOpaque())
-            guard error == 0 else {
-                start.release()
+            do {
+                try DetachedThread.start(name) { self.work() }
+            } catch {
                 end(started: index)
-                throw SystemError("starting a storage thread", errno: error)
+                throw error
             }
-            pthread_detach(thread)
         }
     }
 
@@ -123,29 +120,11 @@ final class StorageWorkers: Sendable {
 
     // The threads:
 
-    private final class Start: Sendable {
-        let workers: StorageWorkers
-        let name: String
-        init(workers: StorageWorkers, name: String) {
-            self.workers = workers
-            self.name = name
-        }
-    }
-
-    private static let body: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? = {
-        pointer in
-        guard let pointer else { return nil }
-        let start = Unmanaged<Start>.fromOpaque(pointer).takeRetainedValue()
-        CoreControl.nameThread(start.name)
+    private func work() {
         // The shard that made this thread may be pinned, and spins: its CPU is not for us. Nor is its
         // long slice: a thread with one waits behind everybody's short ones when it wakes up.
         _ = millrace_set_affinity(0, millrace_process_cpus())
         _ = millrace_set_slice(100_000)
-        start.workers.work()
-        return nil
-    }
-
-    private func work() {
         while let job = next() {
             let answer = StorageAnswer(token: job.token, result: job.carryOut())
             let isFirst = lane.withLock { lane in

@@ -62,19 +62,8 @@ package final class EventRelay: Sendable {
     package init(logger: Logger) {
         self.logger = logger
         wake = millrace_event_fd()
-        let relay = Unmanaged.passRetained(self)
-        var thread = pthread_t()
-        let error = pthread_create(
-            &thread,
-            nil,
-            { pointer in
-                guard let pointer else { return nil }
-                CoreControl.nameThread("log")
-                Unmanaged<EventRelay>.fromOpaque(pointer).takeRetainedValue().run()
-            },
-            relay.toOpaque()
-        )
-        if error == 0 { pthread_detach(thread) } else { relay.release() }
+        // Without a thread what is appended is logged at the end, by `drain`.
+        try? DetachedThread.start("log") { self.run() }
     }
 
     /// Called on the shard's thread.
@@ -89,7 +78,7 @@ package final class EventRelay: Sendable {
         millrace_event_signal(wake)
     }
 
-    private func run() -> Never {
+    private func run() {
         var limiter = EventLimiter()
         while true {
             var watched = pollfd(fd: wake, events: Int16(POLLIN), revents: 0)
