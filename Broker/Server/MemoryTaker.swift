@@ -2,48 +2,40 @@ internal import CLinux
 internal import Glibc
 internal import ShardRuntime
 
-/// Takes a stretch of memory from the system on a thread of its own, off the shard's CPU, so that
-/// neither the start nor a request waits for it. On a machine that has to find the memory first this is
-/// the slowest part of a start: half a gigabyte a second was measured.
+/// Takes a stretch of memory from the system on a thread of its own, so that neither the start nor a
+/// request waits for it. On a machine that has to find the memory first this is the slowest part of a
+/// start: half a gigabyte a second was measured.
 enum MemoryTaker {
-    private final class Work: Sendable {
-        let address: UInt
-        let bytes: Int
-        init(address: UInt, bytes: Int) {
-            self.address = address
-            self.bytes = bytes
-        }
-    }
-    /// Between two steps the kernel's lock on the address space is free.
-    private static let stepBytes = 16 << 20
+    /// What is taken at once: between two steps the kernel's lock on the address space is free, and so is
+    /// the processor of a kernel without preemption.
+    private static let stepBytes = 2 << 20
 
-    /// - Parameter memory: mapped until the process ends. What is there is left as it is.
-    static func start(_ memory: UnsafeMutableRawBufferPointer) {
+    /// - Parameters:
+    ///   - memory: mapped until the process ends. What is there is left as it is.
+    ///   - cpu: a spinning shard's. The thread keeps off it as long as the process has another, and gives
+    ///     way to whoever wants the processor.
+    static func start(_ memory: UnsafeMutableRawBufferPointer, avoiding cpu: Int?) {
         guard let base = memory.baseAddress, memory.count > 0 else { return }
-        let work = Unmanaged.passRetained(
-            Work(address: UInt(bitPattern: base), bytes: memory.count))
-        var thread = pthread_t()
+        let (address, count) = (UInt(bitPattern: base), memory.count)
         // Without a thread the memory is taken at its first use.
-        guard pthread_create(&thread, nil, body, work.toOpaque()) == 0 else {
-            work.release()
-            return
-        }
-        pthread_detach(thread)
+        try? DetachedThread.start("memory") { take(address, count, avoiding: cpu) }
     }
 
-    private static let body: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? = {
-        pointer in
-        guard let pointer else { return nil }
-        let work = Unmanaged<Work>.fromOpaque(pointer).takeRetainedValue()
-        CoreControl.nameThread("memory")
-        _ = millrace_set_affinity(0, millrace_process_cpus())
+    private static func take(_ address: UInt, _ count: Int, avoiding cpu: Int?) {
+        let all = millrace_process_cpus()
+        let others = cpu.map { all & ~(1 << UInt64($0)) } ?? all
+        _ = millrace_set_affinity(0, others != 0 ? others : all)
+        _ = millrace_set_slice(100_000)
+        _ = setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, 19)
         var taken = 0
-        while taken < work.bytes, let step = UnsafeMutableRawPointer(bitPattern: work.address + UInt(taken)) {
-            let bytes = min(stepBytes, work.bytes - taken)
+        while taken < count,
+            let step = UnsafeMutableRawPointer(bitPattern: address + UInt(taken))
+        {
+            let bytes = min(stepBytes, count - taken)
             // Refused before Linux 5.14, and where the kernel has not that much.
             guard madvise(step, bytes, MADV_POPULATE_WRITE) == 0 else { break }
             taken += bytes
+            sched_yield()
         }
-        return nil
     }
 }
