@@ -67,7 +67,7 @@ import WireProtocol
         #expect(stream.isIdle)
         let texts = try contents(address)
         #expect(texts[9] == ["0", "x", "2", "x", "4", "x", "6", "x", "8", "x"])
-        _ = server
+        withExtendedLifetime(server) {}
     }
 
     @Test("whatever happens to one publish of many, each record is stored once and in order")
@@ -88,7 +88,7 @@ import WireProtocol
                 let texts = try contents(address)
                 #expect(texts[9] == ["0", "2", "4", "6", "8", "10"], "\(fault) at \(at)")
                 #expect(texts[10] == ["1", "3", "5", "7", "9", "11"], "\(fault) at \(at)")
-                _ = server
+                withExtendedLifetime(server) {}
             }
         }
     }
@@ -101,7 +101,7 @@ import WireProtocol
         #expect(throws: ClientError.refused(Refused(.storageFailed, message: "no"))) {
             try stream.finish()
         }
-        _ = server
+        withExtendedLifetime(server) {}
     }
 
     @Test("without a time to retry the first failure is thrown")
@@ -115,7 +115,7 @@ import WireProtocol
             let stream = try PublishStream(to: address, queue: "orders", options: options)
             try stream.publish(Scripts.batch(["a"]), to: 0)
             #expect(throws: expected) { try stream.finish() }
-            _ = server
+            withExtendedLifetime(server) {}
         }
     }
 
@@ -129,7 +129,7 @@ import WireProtocol
         #expect(throws: ClientError.refused(Refused(.busy, message: "no"))) {
             try stream.finish()
         }
-        _ = server
+        withExtendedLifetime(server) {}
     }
 
     @Test("a memory queue that lost confirmed records is published to under a new numbering")
@@ -198,6 +198,6 @@ import WireProtocol
             #expect(throws: ClientError.self) { try stream.publish(batch, to: index) }
         }
         #expect(stream.isIdle)
-        _ = server
+        withExtendedLifetime(server) {}
     }
 }

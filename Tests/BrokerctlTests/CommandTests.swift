@@ -134,7 +134,7 @@ import brokerctl
         #expect(gone.code == 1)
         #expect(gone.output.isEmpty)
         #expect(gone.errors.contains("describe queue orders failed: queue-not-found"))
-        _ = server
+        withExtendedLifetime(server) {}
     }
 
     @Test("an empty list is JSON too")
@@ -201,7 +201,7 @@ import brokerctl
             let expected = lines.enumerated().filter { $0.offset % 7 == key }.map(\.element)
             #expect(byKey["k\(key)"] == expected)
         }
-        _ = server
+        withExtendedLifetime(server) {}
     }
 
     @Test("plain output is the payload, a line each; --count and --from limit it")
@@ -226,7 +226,7 @@ import brokerctl
             try run(["queue", "consume", "q", "--from", "end", "--until-end"] + to).output == ""
         )
         #expect(try run(["queue", "consume", "q", "--count", "0"] + to).code == 0)
-        _ = server
+        withExtendedLifetime(server) {}
     }
 
     @Test("a group acks what was printed, and no more")
@@ -242,7 +242,7 @@ import brokerctl
         let rest = try run(["queue", "consume", "q", "--group", "g", "--until-end"] + to)
         #expect(rest.output == "c\n")
         #expect(broker.acks == [9: 3])
-        _ = server
+        withExtendedLifetime(server) {}
     }
 
     @Test("a lost range is said, in JSON among the records, otherwise on standard error")
@@ -261,7 +261,7 @@ import brokerctl
         let plain = try run(["queue", "consume", "q", "--until-end"] + to)
         #expect(plain.output == "a\nb\n")
         #expect(plain.errors.contains("1 ..< 50"))
-        _ = server
+        withExtendedLifetime(server) {}
     }
 
     @Test("a reader who leaves is no error")
@@ -279,7 +279,7 @@ import brokerctl
         }
         close(ends[1])
         #expect(code == 0)
-        _ = server
+        withExtendedLifetime(server) {}
     }
 
     private final class ExitCode: Sendable {
@@ -315,7 +315,7 @@ import brokerctl
         try input.fileHandleForWriting.close()
         done.wait()
         #expect(exit.code.withLock { $0 } == 0)
-        _ = server
+        withExtendedLifetime(server) {}
     }
 
     @Test("a refused publish says how much was confirmed, and the exit code is 1")
@@ -331,6 +331,6 @@ import brokerctl
         #expect(result.code == 1)
         #expect(result.errors.contains("2 records were confirmed"))
         #expect(result.errors.contains("storage-failed"))
-        _ = server
+        withExtendedLifetime(server) {}
     }
 }

@@ -47,7 +47,13 @@ package final class ScriptServer: Sendable {
             var count = 0
             while true {
                 let descriptor = accept(listener, nil, nil)
-                guard descriptor >= 0 else { break }
+                // Only `deinit` ends it: who connects and is gone at once, or a lack of descriptors,
+                // does not.
+                guard descriptor >= 0 else {
+                    if errno == EINVAL || errno == EBADF { break }
+                    usleep(1000)
+                    continue
+                }
                 let connection = count
                 count += 1
                 self?.open.withLock { _ = $0.insert(descriptor) }
