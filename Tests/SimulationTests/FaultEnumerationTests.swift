@@ -237,6 +237,7 @@ struct FaultEnumerationTests {
         #expect(operations > 200)
         var fired = 0
         var kinds: [String: Int] = [:]
+        var syncedChunks = 0
         for number in 1 ... operations {
             let run = try FaultRun(seed: 3)
             do {
@@ -248,8 +249,11 @@ struct FaultEnumerationTests {
             guard let first = run.fired.first else { continue }
             fired += 1
             kinds[first.kind.rawValue, default: 0] += 1
+            if first.kind == .syncedWrite, first.directory == .segments { syncedChunks += 1 }
         }
-        print("fault enumeration: \(mode): \(fired) of \(operations) operations failed, \(kinds)")
+        print(
+            "fault enumeration: \(mode): \(fired) of \(operations) operations failed, \(kinds), "
+                + "\(syncedChunks) synced writes of chunks among them")
         // Without its fault the run would go on as the whole one: each number is an operation.
         if mode == .once { #expect(fired == operations) }
         let expected: [SimulatedShard.Asked.Kind] =
@@ -260,6 +264,7 @@ struct FaultEnumerationTests {
             case .short: [.write, .syncedWrite]
             }
         for kind in expected { #expect(kinds[kind.rawValue] ?? 0 > 0, "no \(kind) failed") }
+        #expect(syncedChunks > 0)
     }
 
     @Test("whichever operation of a recovery fails, it says which, and the next one finds everything")
