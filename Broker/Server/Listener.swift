@@ -8,33 +8,41 @@ package struct Listener: ~Copyable {
     package let descriptor: Int32
     package let address: ServerAddress
 
-    /// Of 20 ms each.
-    private static let triesWhileInUse = 100
+    /// How often a place in use is tried again, after 20 ms each. The socket of a broker that was killed
+    /// listens until the kernel has taken its ring apart, a moment after the process is gone.
+    package static let triesWhileInUse = 100
 
-    package init(_ address: ServerAddress, backlog: Int32 = 1024) throws(SystemError) {
-        switch address {
-        case .tcp(let host, let port):
-            var bound: UInt16 = 0
-            let fd = millrace_listen_tcp(host, port, backlog, &bound)
-            guard fd >= 0 else { throw SystemError("listening on \(address)", errno: -fd) }
-            descriptor = fd
-            self.address = .tcp(host: host, port: bound)
-        case .unix(let path):
-            var fd = millrace_listen_unix(path, backlog)
-            // The socket of a broker that was killed accepts until the kernel has taken its ring
-            // apart, a moment after the process is gone.
-            for _ in 0 ..< Self.triesWhileInUse where fd == -EADDRINUSE {
-                usleep(20_000)
-                fd = millrace_listen_unix(path, backlog)
+    /// - Throws: `SystemError` with `EADDRINUSE` when somebody listens there for two seconds on end.
+    package init(
+        _ address: ServerAddress, backlog: Int32 = 1024, triesWhileInUse: Int = triesWhileInUse
+    ) throws(SystemError) {
+        var port: UInt16 = 0
+        var fd = Self.listen(address, backlog, &port)
+        for _ in 0 ..< triesWhileInUse where fd == -EADDRINUSE {
+            usleep(20_000)
+            fd = Self.listen(address, backlog, &port)
+        }
+        guard fd >= 0 else { throw SystemError("listening on \(address)", errno: -fd) }
+        descriptor = fd
+        self.address =
+            switch address {
+            case .tcp(let host, _): .tcp(host: host, port: port)
+            case .unix: address
             }
-            guard fd >= 0 else { throw SystemError("listening on \(address)", errno: -fd) }
-            descriptor = fd
-            self.address = address
+    }
+
+    private static func listen(
+        _ address: ServerAddress, _ backlog: Int32, _ port: inout UInt16
+    ) -> Int32 {
+        switch address {
+        case .tcp(let host, let wanted): millrace_listen_tcp(host, wanted, backlog, &port)
+        case .unix(let path): millrace_listen_unix(path, backlog)
         }
     }
 
     deinit {
-        close(descriptor)
+        // The name first: once the socket is closed, somebody else's may have it.
         if case .unix(let path) = address { unlink(path) }
+        close(descriptor)
     }
 }
