@@ -213,8 +213,10 @@ public struct Recovery {
             }) {
             case .whole(let payload):
                 stale += sequences[(place + 1)...].map { .checkpoint($0) }
-                // The next one is numbered above every name that is there.
-                return (sequence, payload, stale)
+                // The next one is numbered above every name that is there: one that is torn is removed,
+                // and must not take the new one with it.
+                if sequence != sequences[0] { stale.append(.checkpoint(sequence)) }
+                return (sequences[0], payload, stale)
             case .torn:
                 stale.append(.checkpoint(sequence))
             case .newerFormat(let format):

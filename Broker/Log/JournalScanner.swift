@@ -127,9 +127,15 @@ public struct JournalScanner {
                 position < termStart.position
                 ? header.term < termStart.term || faults.oldTermAccepted
                 : header.term == termStart.term || faults.oldTermAccepted
+            // A scan may begin at a group in front of which the rest of a file was skipped: the group
+            // before it ends in that file.
+            let isFirst =
+                position == start && geometry.offset(of: start) == 0 && header.previousEnd < start
+                && start - header.previousEnd < geometry.fileBytes
             let placeIsLawful =
                 (header.position == position || faults.checksumNotSeeded)
-                && (header.previousEnd == end || faults.oldTermAccepted || faults.checksumNotSeeded)
+                && (header.previousEnd == end || isFirst || faults.oldTermAccepted
+                    || faults.checksumNotSeeded)
             if placeIsLawful, termIsLawful {
                 var found = header
                 found.position = position

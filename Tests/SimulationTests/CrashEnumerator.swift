@@ -76,6 +76,13 @@ final class CrashEnumerator {
             let found = try ReadBack(from: shard)
             try runner.history.check(found)
             states.insert(found.hash)
+            guard random.chance(1, in: 8) else { return }
+            // And once more, right after the recovery.
+            points += 1
+            let again = try SimulatedShard(
+                disk: shard.disk.afterPowerCut(.some, &random), settings: settings,
+                seed: random.next(), wall: shard.wall)
+            try runner.history.check(try ReadBack(from: again))
         } catch {
             throw Violation("\(scenario.name), seed \(seed): \(error) [\(what), point \(point)]")
         }
