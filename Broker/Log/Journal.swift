@@ -162,6 +162,14 @@ public struct Journal: ~Copyable {
         return entry + JournalGroupHeader.entryHeaderBytes
     }
 
+    /// False when `stage` has nothing for such a payload until the journal is recycled; staging empties
+    /// by itself.
+    public func hasRoom(payloadBytes: Int, reserve: UInt64) -> Bool {
+        journalFits(
+            entryBytes: (JournalGroupHeader.entryHeaderBytes &+ payloadBytes).roundedUp(to: 8),
+            reserve: reserve)
+    }
+
     /// True when the open group with one more entry ends below the recycled region.
     @inline(__always)
     private func journalFits(entryBytes: Int, reserve: UInt64) -> Bool {

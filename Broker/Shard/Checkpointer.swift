@@ -41,6 +41,8 @@ package struct Checkpointer {
     let termStart: UInt64
     package private(set) var phase = Phase.idle
     package var isDue = false
+    /// A publish found no room: the next one waits for all that is old.
+    var isPressed = false
     package fileprivate(set) var sequence: UInt64
     var awaitedChunks = 0
     var removals: [FileName] = []
@@ -57,7 +59,8 @@ package struct Checkpointer {
     fileprivate var memory: UnsafeMutableRawPointer?
     fileprivate var memoryBytes = 0
     fileprivate var writtenBytes = 0
-    fileprivate var slot: FileSlot = -1
+    /// Its own, for good: a checkpoint may be what gives others theirs.
+    fileprivate let slot: FileSlot
     fileprivate var neededGroup: UInt64 = 0
     fileprivate var replayFrom: UInt64 = 0
     fileprivate var takenAt: UInt64 = 0
@@ -68,8 +71,9 @@ package struct Checkpointer {
 
     init(
         term: UInt64, termStart: UInt64, sequence: UInt64, lastPosition: UInt64,
-        now: MonotonicTime
+        now: MonotonicTime, slot: FileSlot
     ) {
+        self.slot = slot
         self.term = term
         self.termStart = termStart
         self.sequence = sequence
@@ -115,6 +119,7 @@ extension ShardMachine {
         case .idle:
             if checkpointIsDue { beginCheckpoint() }
         case .flushing:
+            if checkpointer.awaitedChunks > 0, writeBehind.isStuck { giveUpWaiting() }
             if checkpointer.awaitedChunks == 0 { beginSyncs() }
         case .syncing:
             if checkpointer.syncsLeft == 0 { syncSegmentNames() }
@@ -146,6 +151,13 @@ extension ShardMachine {
         if stage != .starting { unpin() }
         checkpointer.enter(.flushing)
         advanceCheckpoint()
+    }
+
+    /// More partitions have something to write than files can be open: those that are open are synced
+    /// first, which lets them be closed, and the next checkpoint goes on from there.
+    private mutating func giveUpWaiting() {
+        checkpointer.isFinal = false
+        for index in state.partitions.indices { stopAwaiting(state.partitions[index]) }
     }
 
     private mutating func beginSyncs() {
@@ -288,17 +300,12 @@ extension ShardMachine {
     }
 
     private mutating func openCheckpoint() {
-        guard let slot = writeBehind.freeSlots.popLast() else {
-            closeIdleFiles()
-            return
-        }
-        checkpointer.slot = slot
         checkpointer.enter(.opening)
         checkpointer.requests.append(
             StorageRequest(
                 token: Token.make(.checkpoint, 0),
                 operation: .open(
-                    slot: slot, name: .checkpoint(checkpointer.sequence), create: true)))
+                    slot: checkpointer.slot, name: .checkpoint(checkpointer.sequence), create: true)))
     }
 
     mutating func emitCheckpoint(into effects: inout EffectBuffer) {
@@ -400,7 +407,9 @@ extension ShardMachine {
                         bytes: min(left, Checkpointer.pieceBytes),
                         position: UInt64(checkpointer.writtenBytes), synced: false)))
         case .syncingFile:
-            writeBehind.closes.append(checkpointer.slot)
+            checkpointer.requests.append(
+                StorageRequest(
+                    token: Token.make(.ignored, 0), operation: .close(slot: checkpointer.slot)))
             checkpointer.memory?.deallocate()
             checkpointer.memory = nil
             if faults.directoryNotSynced { return checkpointDone() }
@@ -426,6 +435,7 @@ extension ShardMachine {
         checkpointer.enter(.idle)
         if checkpointer.isFinal { checkpointer.finalIsDone = true }
         if stage == .starting { stage = .ready }
+        if !writeBehind.starved.isEmpty { closeIdleFiles() }
         wakesParked = true
     }
 

@@ -69,7 +69,9 @@ extension ShardMachine {
     /// Before a checkpoint: waits for what the hand did not get out of the journal in time, for the disk
     /// is late. A journal that is nearly full waits for more, and so does a stop for everything.
     mutating func unpin() {
-        let kept = journal.usedBytes > marks.hurriedUse ? marks.awaitedInHurry : marks.awaited
+        let isHurried = journal.usedBytes > marks.hurriedUse || checkpointer.isPressed
+        checkpointer.isPressed = false
+        let kept = isHurried ? marks.awaitedInHurry : marks.awaited
         let bound = journal.openPosition - min(journal.openPosition, kept)
         for place in 0 ..< state.partitions.limit {
             let index = Int32(place)
@@ -81,7 +83,6 @@ extension ShardMachine {
             } else {
                 release(index, below: bound)
             }
-            // Also what found no place for a file.
             queueForWriting(index)
             var chunk = partition.pointee.log.oldest
             while let current = chunk {

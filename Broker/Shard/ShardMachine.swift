@@ -138,7 +138,8 @@ package struct ShardMachine: ~Copyable {
         sweep = JournalSweep(position: position.journal)
         checkpointer = Checkpointer(
             term: term, termStart: position.journal, sequence: recovered.checkpointSequence,
-            lastPosition: position.journal, now: now.monotonic)
+            lastPosition: position.journal, now: now.monotonic,
+            slot: writeBehind.takeSlotForGood())
         coldReader = ColdReader(slots: limits.coldReadsMax, bufferBytes: limits.chunkBytes + 65_536)
         touches = Fifo(capacity: 1024)
         reservations = Fifo(capacity: 64)
@@ -269,13 +270,13 @@ package struct ShardMachine: ~Copyable {
         if !endings.isEmpty { endSubscriptions() }
         advanceCheckpoint()
         if now.monotonic.since(lastHousekeeping) >= .milliseconds(1) { housekeep() }
-        if wakesParked, !parkedList.isEmpty {
-            wakesParked = false
-            resumeParked()
-            dispatch()
-            answerImmediate()
-        }
+        guard wakesParked else { return }
+        // Those who go on may make room for those who can't yet: then it stays set.
         wakesParked = false
+        guard !parkedList.isEmpty else { return }
+        resumeParked()
+        dispatch()
+        answerImmediate()
     }
 
     /// Turns what is pending into effects, as far as they fit. Sends first: what is confirmed or
@@ -305,7 +306,7 @@ package struct ShardMachine: ~Copyable {
     /// What waits for a completion is not counted: the loop would never sleep.
     package var hasPendingEffects: Bool {
         !sendList.isEmpty || !flowList.isEmpty || !closeList.isEmpty || !dirtyPartitions.isEmpty
-            || !dispatchList.isEmpty || hasPendingStorage
+            || !dispatchList.isEmpty || (wakesParked && !parkedList.isEmpty) || hasPendingStorage
     }
 
     private var hasPendingStorage: Bool {
@@ -322,7 +323,8 @@ package struct ShardMachine: ~Copyable {
     }
 
     private var canWriteBehind: Bool {
-        (!writeBehind.queue.isEmpty || !writeBehind.advanced.isEmpty)
+        (!writeBehind.queue.isEmpty || !writeBehind.advanced.isEmpty
+            || (!writeBehind.starved.isEmpty && !writeBehind.freeSlots.isEmpty))
             && writeBehind.writesInFlight < writesBehindMax
     }
 

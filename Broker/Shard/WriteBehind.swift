@@ -46,6 +46,8 @@ package struct WriteBehind {
     /// file gets room: that costs a kernel thread 60 µs without a wait, and a thousand in a row keep
     /// the journal's completions from their processor.
     var advanced: [Int32] = []
+    /// Partitions that need a file while as many are open as may be.
+    var starved = Fifo<Int32>(capacity: 16)
     var operations: [Operation?] = []
     var freeOperations: [Int] = []
     var writesInFlight = 0
@@ -66,6 +68,14 @@ package struct WriteBehind {
         freeSlots = (0 ..< Int32(slotCount)).reversed().map { firstSlot + $0 }
         self.term = term
     }
+
+    /// True when nothing goes on until files are closed.
+    var isStuck: Bool {
+        !starved.isEmpty && freeSlots.isEmpty && closes.isEmpty && queue.isEmpty && advanced.isEmpty
+            && retries.isEmpty && writesInFlight == 0
+    }
+
+    mutating func takeSlotForGood() -> FileSlot { freeSlots.removeLast() }
 
     /// Takes `bytes` from what write-behind has freed.
     @inline(__always)
@@ -155,6 +165,11 @@ extension ShardMachine {
                     StorageRequest(token: Token.make(.ignored, 0), operation: .close(slot: slot))))
         }
         guard !hasFailed else { return }
+        for _ in 0 ..< min(writeBehind.starved.count, writeBehind.freeSlots.count) {
+            guard let index = writeBehind.starved.first else { break }
+            writeBehind.starved.removeFirst()
+            writeBehind.queue.append(index)
+        }
         while !effects.isFull, writeBehind.writesInFlight < writesBehindMax,
             let index = writeBehind.advanced.popLast()
         {
@@ -166,6 +181,12 @@ extension ShardMachine {
         while !effects.isFull, writeBehind.writesInFlight < writesBehindMax,
             let index = writeBehind.queue.first
         {
+            if isWithoutFile(index), writeBehind.freeSlots.isEmpty {
+                writeBehind.queue.removeFirst()
+                if writeBehind.starved.isEmpty { closeIdleFiles() }
+                writeBehind.starved.append(index)
+                continue
+            }
             guard state.partitions.contains(index), !state.partitions[index].pointee.isDeleted,
                 let request = nextWrite(index, state.partitions[index])
             else {
@@ -179,6 +200,13 @@ extension ShardMachine {
         }
     }
 
+    private func isWithoutFile(_ index: Int32) -> Bool {
+        guard state.partitions.contains(index) else { return false }
+        let partition = state.partitions[index]
+        return !partition.pointee.isDeleted && partition.pointee.file.state == .none
+            && partition.pointee.log.hasSealedChunk
+    }
+
     /// The partition's next step towards having its sealed chunks written; `nil` when it waits for
     /// one that is under way.
     private mutating func nextWrite(
@@ -190,10 +218,7 @@ extension ShardMachine {
         switch partition.pointee.file.state {
         case .opening, .allocating, .writingHeader: return nil
         case .none:
-            guard let slot = writeBehind.freeSlots.popLast() else {
-                closeIdleFiles()
-                return nil
-            }
+            guard let slot = writeBehind.freeSlots.popLast() else { return nil }
             partition.pointee.file = PartitionFile()
             partition.pointee.file.slot = slot
             partition.pointee.file.state = .opening

@@ -117,7 +117,7 @@ struct JournalSweepTests {
         try publish(fixture, partitions, rounds: 4)
         #expect(fixture.counters.awaitedChunks > 0)
         #expect(fixture.counters.parks > 0)
-        let journal = fixture.shard.machine.journal.usedBytes
-        #expect(journal <= fixture.shard.machine.journal.geometry.capacity)
+        fixture.shard.pass(milliseconds: 20_000)
+        #expect(fixture.shard.machine.journal.usedBytes < fixture.shard.machine.journal.geometry.capacity / 2)
     }
 }

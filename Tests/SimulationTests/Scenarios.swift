@@ -16,7 +16,7 @@ struct Scenario: Sendable, CustomStringConvertible {
     static let all: [Scenario] = [
         publishSynced, publishMemory, mixedLevels, acks, segmentRoll, recycling, createAndDelete,
         alter, producerRetry, fullJournal, crashInRecovery, killThenPowerCut, namedProducer,
-        quietPartition, orderlyStop, coldReads, deleteBusy, forcedOut,
+        quietPartition, orderlyStop, coldReads, deleteBusy, forcedOut, fewFiles,
     ]
 
     private static func client(_ runner: ScenarioRunner) throws -> SimulatedClient {
@@ -292,8 +292,28 @@ struct Scenario: Sendable, CustomStringConvertible {
             runner.publish(client, producer, ticks[0], records: 2)
         }
         runner.settle(client, orders + ticks)
-        runner.shard.machine.beginStop()
-        runner.run { runner.shard.machine.stage == .stopped }
+        runner.stop()
+    }
+
+    static let fewFiles = Scenario(
+        name: "more partitions than files",
+        settings: {
+            var settings = SimulatedShard.Settings()
+            settings.limits.filesMax = 5
+            settings.limits.carryBytesMax = 256
+            return settings
+        }()
+    ) { runner in
+        let client = try client(runner)
+        let queue = runner.createQueue(client, "orders", partitions: 9)
+        let producer = try producer(runner, client)
+        for round in 0 ..< 30 {
+            for partition in queue {
+                runner.publish(client, producer, partition, bytes: 400 + 20 * round)
+            }
+            runner.settle(client, queue)
+        }
+        runner.stop()
     }
 
     static let coldReads = Scenario(name: "reading old records while new ones come") { runner in

@@ -36,9 +36,23 @@ package final class ScenarioRunner {
         }
     }
 
+    /// - Returns: false when the broker does not become ready, which is a violation.
     package func start() -> Bool {
         watch()
-        return shard.run(until: { shard.machine.isReady || violation != nil })
+        shard.run(until: { shard.machine.isReady || violation != nil })
+        if violation == nil, !shard.machine.isReady {
+            violation = Violation("the broker does not become ready")
+        }
+        return violation == nil
+    }
+
+    /// An orderly stop, to its end.
+    package func stop() {
+        shard.machine.beginStop()
+        run { shard.machine.stage == .stopped }
+        if violation == nil, shard.machine.stage != .stopped {
+            violation = Violation("the broker does not stop")
+        }
     }
 
     /// A crash in the middle of the scenario; what follows happens on what it left.

@@ -97,8 +97,8 @@ extension ShardMachine {
         if isMemory {
             guard reserveOffsets(partition, upTo: baseOffset &+ records) else { return .park }
         }
-        guard pace(storedBytes), connection.pointee.waiting.count < limits.confirmRunsMax,
-            connection.pointee.immediate.count < limits.confirmRunsMax
+        guard connection.pointee.waiting.count < limits.confirmRunsMax,
+            connection.pointee.immediate.count < limits.confirmRunsMax, pace(storedBytes)
         else {
             return .park
         }
@@ -107,6 +107,7 @@ extension ShardMachine {
                 storedBytes: storedBytes, pool: &state.pool, now: now.monotonic)
         else {
             evictIfNeeded(force: true)
+            unpace(storedBytes)
             return .park
         }
         let appendTime = max(now.wall.nanoseconds, partition.pointee.log.lastAppendTime)
@@ -118,7 +119,11 @@ extension ShardMachine {
                     .batch, object: header.stream, payloadBytes: storedBytes,
                     reserve: publishReserve)
             else {
-                checkpointer.isDue = true
+                if !journal.hasRoom(payloadBytes: storedBytes, reserve: publishReserve) {
+                    checkpointer.isDue = true
+                    checkpointer.isPressed = true
+                }
+                unpace(storedBytes)
                 return .park
             }
             journalPosition = journal.openPosition
@@ -235,6 +240,12 @@ extension ShardMachine {
     private mutating func pace(_ bytes: Int) -> Bool {
         guard isUnderPressure else { return true }
         return writeBehind.takePace(bytes)
+    }
+
+    /// What `pace` took was not used.
+    @inline(never)
+    private mutating func unpace(_ bytes: Int) {
+        if isUnderPressure { writeBehind.givePace(bytes) }
     }
 
     /// True when so much of the journal waits for write-behind and a checkpoint.
