@@ -14,6 +14,13 @@ public enum CRC32C {
         millrace_crc32c(crc, bytes, count)
     }
 
+    /// The same over a count that is written where it is called, a multiple of 4: a header or a
+    /// stamp. Inlined to a handful of instructions.
+    @inlinable @inline(__always)
+    public static func extend(_ crc: UInt32, _ bytes: UnsafeRawPointer, fixed count: Int) -> UInt32 {
+        millrace_crc32c_fixed(crc, bytes, count)
+    }
+
     public static func extend(_ crc: UInt32, _ bytes: UnsafeRawBufferPointer) -> UInt32 {
         guard let base = bytes.baseAddress else { return crc }
         return millrace_crc32c(crc, base, bytes.count)
@@ -23,7 +30,7 @@ public enum CRC32C {
     @inlinable @inline(__always)
     public static func extend(_ crc: UInt32, _ value: UInt64) -> UInt32 {
         var bytes = value.littleEndian
-        return millrace_crc32c(crc, &bytes, 8)
+        return millrace_crc32c_fixed(crc, &bytes, 8)
     }
 
     public static func of(_ bytes: UnsafeRawBufferPointer) -> UInt32 { extend(0, bytes) }
@@ -32,5 +39,11 @@ public enum CRC32C {
     public static func portable(_ crc: UInt32, _ bytes: UnsafeRawBufferPointer) -> UInt32 {
         guard let base = bytes.baseAddress else { return crc }
         return millrace_crc32c_portable(crc, base, bytes.count)
+    }
+
+    /// The form of processors without a wide carry-less multiplication, so that it is tested on all.
+    public static func inLanes(_ crc: UInt32, _ bytes: UnsafeRawBufferPointer) -> UInt32 {
+        guard let base = bytes.baseAddress else { return crc }
+        return millrace_crc32c_in_lanes(crc, base, bytes.count)
     }
 }

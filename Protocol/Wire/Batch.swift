@@ -109,7 +109,7 @@ public struct StoredBatch {
         _ producerChecksum: UInt32
     ) -> UInt32 {
         let place = UInt64(partition.rawValue) | UInt64(producerChecksum) << 32
-        return CRC32C.extend(CRC32C.extend(0, bytes, count: 20), place)
+        return CRC32C.extend(CRC32C.extend(0, bytes, fixed: 20), place)
     }
 
     /// Verifies stamp, checksums and layout of the stored batch at `bytes`; its records are not

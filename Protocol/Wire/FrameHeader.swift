@@ -124,7 +124,7 @@ public struct FrameHeader: Equatable, Sendable {
 
     @inlinable @inline(__always)
     static func checksum(_ bytes: UnsafeRawPointer, _ header: FrameHeader) -> UInt32 {
-        let crc = CRC32C.extend(0, bytes, count: 28)
+        let crc = CRC32C.extend(0, bytes, fixed: 28)
         let carriesBatches =
             header.opcode == Opcode.publish.rawValue || header.opcode == Opcode.deliver.rawValue
         let covered = carriesBatches && !header.isReply ? Int(header.tlvBytes) : header.bodyBytes

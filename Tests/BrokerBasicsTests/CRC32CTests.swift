@@ -11,7 +11,7 @@ struct CRC32CTests {
     /// All short ones, those around each change of method, and some in between.
     private static let lengths: [Int] = {
         var lengths = Set(0...300)
-        for edge in [768, 1536, 2304, 6144, 6912, 12_288, 13_056, 18_432, 19_200, 20_000] {
+        for edge in [512, 768, 1024, 1536, 2304, 6144, 6912, 12_288, 13_056, 18_432, 19_200, 20_000] {
             lengths.formUnion((edge - 9...edge + 9).filter { $0 <= 20_000 })
         }
         var random = SeededRandom(seed: 0x5EED_0011)
@@ -51,6 +51,7 @@ struct CRC32CTests {
                 let seed = UInt32(truncatingIfNeeded: length &* 2_654_435_761)
                 let expected = CRC32C.portable(seed, bytes)
                 #expect(CRC32C.extend(seed, bytes) == expected, "\(length) bytes")
+                #expect(CRC32C.inLanes(seed, bytes) == expected, "\(length) bytes")
                 if let base = bytes.baseAddress {
                     #expect(CRC32C.extend(seed, base, count: length) == expected)
                 }
@@ -67,6 +68,23 @@ struct CRC32CTests {
                 let first = CRC32C.of(UnsafeRawBufferPointer(rebasing: whole[..<cut]))
                 let both = CRC32C.extend(first, UnsafeRawBufferPointer(rebasing: whole[cut...]))
                 #expect(both == expected, "cut at \(cut)")
+            }
+        }
+    }
+
+    @Test("headers and stamps, whose lengths are fixed")
+    func fixed() {
+        Self.data.withUnsafeBytes { data in
+            guard let base = data.baseAddress else { return }
+            for at in 0..<100 {
+                let seed = UInt32(truncatingIfNeeded: at &* 2_654_435_761)
+                func expected(_ count: Int) -> UInt32 {
+                    CRC32C.portable(seed, UnsafeRawBufferPointer(start: base + at, count: count))
+                }
+                #expect(CRC32C.extend(seed, base + at, fixed: 4) == expected(4))
+                #expect(CRC32C.extend(seed, base + at, fixed: 8) == expected(8))
+                #expect(CRC32C.extend(seed, base + at, fixed: 20) == expected(20))
+                #expect(CRC32C.extend(seed, base + at, fixed: 28) == expected(28))
             }
         }
     }
