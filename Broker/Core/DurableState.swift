@@ -38,7 +38,7 @@ public struct DurableState: ~Copyable {
 
     deinit {
         // The chunks' descriptors belong to no array that would free itself.
-        for index in 0 ..< partitions.limit where partitions.contains(Int32(index)) {
+        for index in 0..<partitions.limit where partitions.contains(Int32(index)) {
             var chunk = partitions[Int32(index)].pointee.log.oldest
             while let current = chunk {
                 chunk = current.pointee.next
@@ -217,7 +217,7 @@ public struct DurableState: ~Copyable {
             progress.put(entry.nextSequence)
             progress.put(entry.lastSeen)
             progress.put(UInt8(entry.newestRun))
-            for run in 0 ..< ProducerProgress.runCount {
+            for run in 0..<ProducerProgress.runCount {
                 progress.put(entry.runs[run].first)
                 progress.put(entry.runs[run].count)
                 progress.put(entry.runs[run].offset)
@@ -281,7 +281,7 @@ public struct DurableState: ~Copyable {
         nextProducer = try parser.u64()
         nextGroup = try parser.u32()
         var ends: [UInt32: UInt64] = [:]
-        for _ in 0 ..< (try parser.count(itemBytesMin: 23)) {
+        for _ in 0..<(try parser.count(itemBytesMin: 23)) {
             let queue = try Queue(from: &parser)
             for index in queue.partitions.indices {
                 let (partition, end) = try Self.partition(
@@ -291,30 +291,30 @@ public struct DurableState: ~Copyable {
             }
             put(queue)
         }
-        for _ in 0 ..< (try parser.count(itemBytesMin: 20)) {
+        for _ in 0..<(try parser.count(itemBytesMin: 20)) {
             producers.open(
                 Producer(
                     id: try parser.u64(), epoch: try parser.u16(), name: try parser.string(),
                     lastSeen: try parser.u64()))
         }
-        for _ in 0 ..< (try parser.count(itemBytesMin: 127)) {
+        for _ in 0..<(try parser.count(itemBytesMin: 127)) {
             var progress = ProducerProgress(
                 producer: try parser.u64(), partition: try parser.u32(), epoch: try parser.u16())
             progress.nextSequence = try parser.u64()
             progress.lastSeen = try parser.u64()
             progress.newestRun = Int(try parser.u8()) & (ProducerProgress.runCount - 1)
-            for run in 0 ..< ProducerProgress.runCount {
+            for run in 0..<ProducerProgress.runCount {
                 progress.runs[run] = SequenceRun(
                     first: try parser.u64(), count: try parser.u64(), offset: try parser.u64())
             }
             producers.restore(progress)
         }
-        for _ in 0 ..< (try parser.count(itemBytesMin: 14)) {
+        for _ in 0..<(try parser.count(itemBytesMin: 14)) {
             let id = try parser.u32()
             let queue = try parser.u32()
             let name = try parser.string()
             var cursors: [UInt64] = []
-            for _ in 0 ..< (try parser.count(itemBytesMin: 8)) { cursors.append(try parser.u64()) }
+            for _ in 0..<(try parser.count(itemBytesMin: 8)) { cursors.append(try parser.u64()) }
             put(ConsumerGroup(id: id, queue: queue, name: name, cursors: cursors))
         }
         return (position, ends)
@@ -332,7 +332,7 @@ public struct DurableState: ~Copyable {
         let lastAppendTime = try parser.u64()
         let durableBytes = try parser.u64()
         var segments: [SegmentInfo] = []
-        for _ in 0 ..< (try parser.count(itemBytesMin: 48)) {
+        for _ in 0..<(try parser.count(itemBytesMin: 48)) {
             var segment = SegmentInfo(baseOffset: try parser.u64(), term: try parser.u64())
             segment.syncedEndOffset = try parser.u64()
             segment.syncedBytes = try parser.u64()

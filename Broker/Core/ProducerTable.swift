@@ -72,7 +72,7 @@ public struct ProducerProgress {
         mayJump = true
         var newest: SequenceRun?
         var firstLost: UInt64?
-        for index in 0 ..< Self.runCount {
+        for index in 0..<Self.runCount {
             var run = runs[index]
             guard run.count > 0 else { continue }
             run.count = offset <= run.offset ? 0 : min(run.count, offset - run.offset)
@@ -88,7 +88,7 @@ public struct ProducerProgress {
 
     /// Where the record with `sequence` is, if its run is still kept.
     public func offset(of sequence: UInt64) -> UInt64? {
-        for index in 0 ..< Self.runCount {
+        for index in 0..<Self.runCount {
             let run = runs[index]
             if sequence >= run.first, sequence - run.first < run.count {
                 return run.offset + (sequence - run.first)
@@ -181,7 +181,7 @@ public struct ProducerTable: ~Copyable {
         slots = Self.empty(capacity)
         mask = capacity - 1
         count = 0
-        for index in 0 ..< oldCount where old[index].producer != 0 && keep(old[index]) {
+        for index in 0..<oldCount where old[index].producer != 0 && keep(old[index]) {
             var at = Self.hash(old[index].producer, old[index].partition) & mask
             while slots[at].producer != 0 { at = (at &+ 1) & mask }
             slots[at] = old[index]
@@ -218,7 +218,7 @@ public struct ProducerTable: ~Copyable {
     public mutating func open(_ producer: Producer) {
         producers[producer.id] = producer
         if !producer.name.isEmpty { producersByName[producer.name] = producer.id }
-        for at in 0 ... mask where slots[at].producer == producer.id {
+        for at in 0...mask where slots[at].producer == producer.id {
             var fresh = ProducerProgress(
                 producer: producer.id, partition: slots[at].partition, epoch: producer.epoch)
             fresh.lastSeen = producer.lastSeen
@@ -246,7 +246,7 @@ public struct ProducerTable: ~Copyable {
 
     /// Forgets what was stored at `offset` and above in a partition that lost it.
     public mutating func cut(partition: UInt32, at offset: UInt64) {
-        for at in 0 ... mask where slots[at].producer != 0 && slots[at].partition == partition {
+        for at in 0...mask where slots[at].producer != 0 && slots[at].partition == partition {
             slots[at].cut(at: offset)
         }
     }
@@ -261,6 +261,6 @@ public struct ProducerTable: ~Copyable {
     }
 
     public func forEach(_ body: (ProducerProgress) -> Void) {
-        for at in 0 ... mask where slots[at].producer != 0 { body(slots[at]) }
+        for at in 0...mask where slots[at].producer != 0 { body(slots[at]) }
     }
 }

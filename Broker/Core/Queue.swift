@@ -35,8 +35,8 @@ public struct Queue: Sendable, Equatable {
         else { return false }
         return name.utf8.allSatisfy { byte in
             switch byte {
-            case UInt8(ascii: "a") ... UInt8(ascii: "z"), UInt8(ascii: "A") ... UInt8(ascii: "Z"),
-                UInt8(ascii: "0") ... UInt8(ascii: "9"), UInt8(ascii: "."), UInt8(ascii: "_"),
+            case UInt8(ascii: "a")...UInt8(ascii: "z"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+                UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "."), UInt8(ascii: "_"),
                 UInt8(ascii: "-"), UInt8(ascii: "$"):
                 true
             default: false
@@ -71,6 +71,6 @@ public struct Queue: Sendable, Equatable {
         createdAt = try parser.u64()
         labels = try parser.list(of: Pair.self, itemBytesMin: 4)
         partitions = []
-        for _ in 0 ..< (try parser.count(itemBytesMin: 4)) { partitions.append(try parser.u32()) }
+        for _ in 0..<(try parser.count(itemBytesMin: 4)) { partitions.append(try parser.u32()) }
     }
 }

@@ -155,7 +155,8 @@ public struct Recovery {
             let count = try storing { () throws(StorageFailure) in
                 try storage.read(.identity, at: 0, into: memory.buffer)
             }
-            let bytes = UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(memory.buffer)[..<count])
+            let bytes = UnsafeRawBufferPointer(
+                rebasing: UnsafeRawBufferPointer(memory.buffer)[..<count])
             do throws(StorageFailure) { return try Identity.decode(bytes) } catch {
                 // Written last when the directory is made: torn, it means "never in use", unless
                 // something else says otherwise.
@@ -175,7 +176,7 @@ public struct Recovery {
             for directory in StorageDirectory.allCases where directory != .root {
                 try storage.makeDirectory(directory)
             }
-            for index in 0 ..< identity.geometry.fileCount {
+            for index in 0..<identity.geometry.fileCount {
                 try storage.makeZeroed(.journal(index), bytes: identity.geometry.fileBytes)
                 try storage.sync(.journal(index))
             }
@@ -248,7 +249,8 @@ public struct Recovery {
         guard !isUsed else {
             throw .damaged(
                 file: StorageDirectory.checkpoints.rawValue, offset: 0,
-                what: "the directory was in use, but no whole checkpoint is left. Restore it from a "
+                what:
+                    "the directory was in use, but no whole checkpoint is left. Restore it from a "
                     + "copy, or start on a backup")
         }
     }
@@ -323,7 +325,8 @@ public struct Recovery {
         let partition = state.partitions[index]
         guard
             let storedBytes = StoredBatch.verify(
-                base, available: entry.payload.count, partition: PartitionID(rawValue: entry.object))
+                base, available: entry.payload.count, partition: PartitionID(rawValue: entry.object)
+            )
         else {
             throw .storage(
                 StorageFailure(
@@ -333,7 +336,8 @@ public struct Recovery {
         let baseOffset = StoredBatch.baseOffset(at: base)
         let endOffset = StoredBatch.endOffset(at: base)
         ends[entry.object] = max(ends[entry.object] ?? 0, endOffset)
-        if isNew, entry.flags & JournalEntry.carriedFlag == 0, !options.faults.sequenceNotPersisted {
+        if isNew, entry.flags & JournalEntry.carriedFlag == 0, !options.faults.sequenceNotPersisted
+        {
             note(batch: base, baseOffset: baseOffset, partition: entry.object, &state)
         }
         // Below the end: it is in a segment, or was copied forward and came before. Above: its
@@ -404,7 +408,7 @@ public struct Recovery {
                         partition: id, at: partition.pointee.log.tailStart)
                 }
             } else if let end = ends[id], partition.pointee.log.endOffset < end {
-                let missing = partition.pointee.log.endOffset ..< end
+                let missing = partition.pointee.log.endOffset..<end
                 throw .damaged(
                     file: StorageDirectory.segments.rawValue, offset: 0,
                     what: "offsets \(missing) of partition \(id) are in no segment and not in the "
@@ -429,12 +433,13 @@ public struct Recovery {
                     + "stable storage")
         }
         let memory = AlignedMemory(byteCount: 1 << 16)
-        if segment.isSealed, let header = try chunk(segment, partition, segment.sealPosition, memory),
+        if segment.isSealed,
+            let header = try chunk(segment, partition, segment.sealPosition, memory),
             header.isSeal
         {
             let count = (header.bytes - ChunkHeader.byteCount) / SegmentIndexEntry.byteCount
             let base = UnsafeRawPointer(memory.base) + ChunkHeader.byteCount
-            segment.index = (0 ..< count).map { place in
+            segment.index = (0..<count).map { place in
                 let at = place * SegmentIndexEntry.byteCount
                 return SegmentIndexEntry(
                     baseOffset: base.u64(at), position: base.u64(at + 8), time: base.u64(at + 16))
@@ -572,7 +577,8 @@ public struct Recovery {
         _ segment: SegmentInfo, _ partition: UInt32, _ memory: borrowing AlignedMemory
     ) throws(RecoveryError) -> Bool {
         let file = segment.file(partition: partition)
-        let block = UnsafeMutableRawBufferPointer(start: memory.base, count: SegmentHeader.byteCount)
+        let block = UnsafeMutableRawBufferPointer(
+            start: memory.base, count: SegmentHeader.byteCount)
         let count = try storing { () throws(StorageFailure) in
             try storage.read(file, at: 0, into: block)
         }
@@ -617,10 +623,10 @@ public struct Recovery {
         let id = partition.pointee.id
         partition.pointee.log.epoch += 1
         partition.pointee.lostRecords += reserved - end
-        partition.pointee.declaredLost = end ..< reserved
+        partition.pointee.declaredLost = end..<reserved
         let time = max(partition.pointee.log.lastAppendTime, options.now.nanoseconds)
         let lost = StoredBatch.lost(
-            end ..< reserved, partition: PartitionID(rawValue: id),
+            end..<reserved, partition: PartitionID(rawValue: id),
             epoch: partition.pointee.log.epoch, appendTime: time)
         guard
             let room = partition.pointee.log.reserve(

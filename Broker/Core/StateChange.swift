@@ -87,7 +87,7 @@ public enum StateChange: Equatable, Sendable {
             let queue = try parser.u32()
             let name = try parser.string()
             var cursors: [UInt64] = []
-            for _ in 0 ..< (try parser.count(itemBytesMin: 8)) { cursors.append(try parser.u64()) }
+            for _ in 0..<(try parser.count(itemBytesMin: 8)) { cursors.append(try parser.u64()) }
             self = .groupCreated(id: id, queue: queue, name: name, cursors: cursors)
         case .cursor:
             self = .cursor(

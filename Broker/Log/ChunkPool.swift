@@ -116,7 +116,7 @@ public struct ChunkPool: ~Copyable {
         }
         slabs = .allocate(capacity: slabCount)
         slabs.initialize(repeating: Slab(), count: slabCount)
-        for slab in (0 ..< slabCount).reversed() { link(slab, Self.largest) }
+        for slab in (0..<slabCount).reversed() { link(slab, Self.largest) }
     }
 
     deinit {
@@ -136,7 +136,7 @@ public struct ChunkPool: ~Copyable {
     /// Recovery is over: from here on the budget holds.
     public mutating func beginServing() {
         isServing = true
-        for slab in budgetSlabs ..< slabCount where slabs[slab].sizeClass == Self.free {
+        for slab in budgetSlabs..<slabCount where slabs[slab].sizeClass == Self.free {
             unlink(slab, Self.largest)
         }
     }
@@ -173,7 +173,7 @@ public struct ChunkPool: ~Copyable {
         slabs[slab] = Slab()
         usedBytes -= chunkBytesMax
         guard isServing, slab >= budgetSlabs else { return link(slab, Self.largest) }
-        memory.release(slab * chunkBytesMax ..< (slab + 1) * chunkBytesMax)
+        memory.release(slab * chunkBytesMax..<(slab + 1) * chunkBytesMax)
     }
 
     private func start(of slab: Int) -> UnsafeMutableRawPointer {
@@ -222,10 +222,10 @@ public struct ChunkPool: ~Copyable {
     private mutating func takeRun(_ bytes: Int) -> UnsafeMutableRawPointer? {
         let wanted = (bytes + chunkBytesMax - 1) / chunkBytesMax
         var found = 0
-        for slab in 0 ..< (isServing ? budgetSlabs : slabCount) {
+        for slab in 0..<(isServing ? budgetSlabs : slabCount) {
             found = slabs[slab].sizeClass == Self.free ? found + 1 : 0
             guard found == wanted else { continue }
-            for index in slab + 1 - wanted ... slab { claim(index, as: Self.oversized) }
+            for index in slab + 1 - wanted...slab { claim(index, as: Self.oversized) }
             return start(of: slab + 1 - wanted)
         }
         return nil
@@ -259,7 +259,7 @@ public struct ChunkPool: ~Copyable {
             return
         }
         let first = (memory - self.memory.base) / chunkBytesMax
-        for slab in first ..< first + (capacity + chunkBytesMax - 1) / chunkBytesMax {
+        for slab in first..<first + (capacity + chunkBytesMax - 1) / chunkBytesMax {
             setFree(slab)
         }
     }

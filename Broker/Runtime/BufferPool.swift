@@ -33,7 +33,7 @@ public struct BufferPool: ~Copyable {
         self.memory = memory
         self.bufferBytes = bufferBytes
         bufferCount = count
-        for id in 0 ..< count { add(UInt16(id)) }
+        for id in 0..<count { add(UInt16(id)) }
         publish()
     }
 

@@ -38,7 +38,7 @@ public enum CoreControl {
     /// The CPUs this process may use, of the first 64.
     public static var allowedCPUs: [Int] {
         let map = millrace_allowed_cpus()
-        return (0 ..< 64).filter { map & (1 << UInt64($0)) != 0 }
+        return (0..<64).filter { map & (1 << UInt64($0)) != 0 }
     }
 
     /// Lets a kernel worker on this core run: every empty cycle of a spinning thread calls it. On a

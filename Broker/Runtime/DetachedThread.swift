@@ -33,12 +33,13 @@ public enum DetachedThread {
         }
     }
 
-    private static let main: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? = {
-        pointer in
-        guard let pointer else { return nil }
-        let work = Unmanaged<Work>.fromOpaque(pointer).takeRetainedValue()
-        millrace_name_thread(work.name)
-        work.body()
-        return nil
-    }
+    private static let main: @convention(c) (UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? =
+        {
+            pointer in
+            guard let pointer else { return nil }
+            let work = Unmanaged<Work>.fromOpaque(pointer).takeRetainedValue()
+            millrace_name_thread(work.name)
+            work.body()
+            return nil
+        }
 }

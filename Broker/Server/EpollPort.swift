@@ -139,7 +139,7 @@ package struct EpollPort: ~Copyable, ShardPort {
     package mutating func takeCompletions(into machine: inout ShardMachine) -> Int {
         let work = eventCount + sent.count
         tellSent(&machine)
-        for index in 0 ..< eventCount {
+        for index in 0..<eventCount {
             let event = events[index]
             let value = UInt32(truncatingIfNeeded: event.token)
             switch Source(rawValue: UInt8(truncatingIfNeeded: event.token >> 56)) {
@@ -170,7 +170,7 @@ package struct EpollPort: ~Copyable, ShardPort {
     }
 
     private mutating func accept(_ listener: Int, _ machine: inout ShardMachine) {
-        for _ in 0 ..< Self.acceptsMax {
+        for _ in 0..<Self.acceptsMax {
             let fd = millrace_accept(listeners[listener])
             if fd == -ECONNABORTED || fd == -EINTR { continue }
             // EAGAIN: all are accepted. EMFILE and the like: the peer waits in the backlog, and is

@@ -162,7 +162,9 @@ package struct HostFacts: Sendable {
     package static func availableMemory() -> UInt64? {
         let table = SystemText.read("/proc/meminfo") ?? ""
         let group = SystemText.line("/sys/fs/cgroup/memory.max").flatMap { OptionValue.number($0) }
-        let used = SystemText.line("/sys/fs/cgroup/memory.current").flatMap { OptionValue.number($0) }
+        let used = SystemText.line("/sys/fs/cgroup/memory.current").flatMap {
+            OptionValue.number($0)
+        }
         return availableMemory(table: table, groupLimit: group, groupUsed: used)
     }
 

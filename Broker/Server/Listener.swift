@@ -18,7 +18,7 @@ package struct Listener: ~Copyable {
     ) throws(SystemError) {
         var port: UInt16 = 0
         var fd = Self.listen(address, backlog, &port)
-        for _ in 0 ..< triesWhileInUse where fd == -EADDRINUSE {
+        for _ in 0..<triesWhileInUse where fd == -EADDRINUSE {
             usleep(20_000)
             fd = Self.listen(address, backlog, &port)
         }

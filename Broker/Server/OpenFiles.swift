@@ -22,7 +22,7 @@ struct OpenFiles: ~Copyable {
         let directFlag = setup.opensDirect ? millrace_direct_flag() : 0
         var slots: [Int32] = Array(
             repeating: -1, count: setup.journalFiles + setup.filesMax + 1)
-        for index in 0 ..< setup.journalFiles {
+        for index in 0..<setup.journalFiles {
             slots[index] = try Self.open(FileName.journal(index).path, root, O_RDWR | directFlag)
         }
         self.root = root

@@ -6,7 +6,9 @@ enum PeerName {
         var address = sockaddr_storage()
         var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
         let found = withUnsafeMutablePointer(to: &address) { pointer in
-            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { getpeername(fd, $0, &length) }
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                getpeername(fd, $0, &length)
+            }
         }
         guard found == 0, Int32(address.ss_family) != AF_UNIX else { return "unix" }
         var host = [CChar](repeating: 0, count: Int(NI_MAXHOST))

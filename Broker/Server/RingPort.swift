@@ -90,7 +90,7 @@ package struct RingPort: ~Copyable, ShardPort {
     @inline(__always)
     package mutating func takeCompletions(into machine: inout ShardMachine) -> Int {
         let count = ring.completionCount
-        for index in 0 ..< count {
+        for index in 0..<count {
             let completion = ring.completion(index)
             let value = completion.token & 0x00FF_FFFF_FFFF_FFFF
             switch Source(rawValue: UInt8(truncatingIfNeeded: completion.token >> 56)) {
@@ -127,7 +127,8 @@ package struct RingPort: ~Copyable, ShardPort {
 
     private mutating func accept(_ listener: Int) {
         guard let entry = submission(.accept, UInt64(listener)) else { return }
-        io_uring_prep_multishot_accept(entry, listeners[listener], nil, nil, Int32(SOCK_CLOEXEC.rawValue))
+        io_uring_prep_multishot_accept(
+            entry, listeners[listener], nil, nil, Int32(SOCK_CLOEXEC.rawValue))
         entry.pointee.user_data = Self.token(.accept, UInt64(listener))
     }
 
@@ -170,7 +171,8 @@ package struct RingPort: ~Copyable, ShardPort {
         }
         guard !completion.hasMore else { return }
         links[Int(index)].isReceiving = false
-        if completion.result > 0 || completion.result == -ENOBUFS || completion.result == -ECANCELED {
+        if completion.result > 0 || completion.result == -ENOBUFS || completion.result == -ECANCELED
+        {
             // Buffers ran out, or a pause: go on unless paused.
             if !links[Int(index)].isPaused { receive(index) }
             return

@@ -117,7 +117,7 @@ package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
     private mutating func carryOutEffects() -> Bool {
         machine.emit(into: &effects)
         let count = effects.count
-        for index in 0 ..< count {
+        for index in 0..<count {
             switch effects[index] {
             case .send(let connection, let bytes, let count): port.send(connection, bytes, count)
             case .storage(let request): port.start(request)

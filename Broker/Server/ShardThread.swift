@@ -24,7 +24,8 @@ package struct ShardConfiguration: Sendable {
 
     package init(
         dataDirectory: String, limits: ShardLimits, geometry: JournalGeometry,
-        idle: IdleStrategy, loop: LoopKind, cpu: Int?, listeners: [Int32], addresses: [ShardAddress],
+        idle: IdleStrategy, loop: LoopKind, cpu: Int?, listeners: [Int32],
+        addresses: [ShardAddress],
         usesDirectIO: Bool, hostFacts: [Pair], takesMemory: Bool
     ) {
         self.dataDirectory = dataDirectory

@@ -74,7 +74,7 @@ final class StorageWorkers: Sendable {
         ended = Semaphore()
         self.threads = threads
         self.eventDescriptor = eventDescriptor
-        for index in 0 ..< threads {
+        for index in 0..<threads {
             do {
                 try DetachedThread.start(name) { self.work() }
             } catch {
@@ -114,8 +114,8 @@ final class StorageWorkers: Sendable {
 
     private func end(started: Int) {
         lane.withLock { $0.isEnding = true }
-        for _ in 0 ..< started { waiting.signal() }
-        for _ in 0 ..< started { ended.wait() }
+        for _ in 0..<started { waiting.signal() }
+        for _ in 0..<started { ended.wait() }
     }
 
     // The threads:

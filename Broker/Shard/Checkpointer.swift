@@ -1,7 +1,7 @@
 internal import BrokerBasics
 internal import BrokerCore
-internal import WireProtocol
 internal import LogStorage
+internal import WireProtocol
 
 // How it works. A checkpoint lets the journal be recycled. In order: what pins the journal is written
 // behind or copied forward; the segments that were written to are synced, then their names; the
@@ -136,7 +136,9 @@ extension ShardMachine {
         if checkpointer.isDue { return true }
         let grown = journal.openPosition - checkpointer.lastPosition
         if grown > marks.checkpointGrowth { return true }
-        if journal.usedBytes > marks.checkpointUse, grown > marks.checkpointGrowthMin { return true }
+        if journal.usedBytes > marks.checkpointUse, grown > marks.checkpointGrowthMin {
+            return true
+        }
         // Publishes wait for it, and nothing may be new: it waits for all that is old, so one is enough.
         if isUnderPressure { return true }
         if writeBehind.unsyncedBytes > limits.tailBytesMax / 4 { return true }
@@ -178,7 +180,7 @@ extension ShardMachine {
         }
         writeBehind.rolled = []
         writeBehind.unsyncedBytes = 0
-        for place in 0 ..< state.partitions.limit {
+        for place in 0..<state.partitions.limit {
             let index = Int32(place)
             guard state.partitions.contains(index) else { continue }
             let partition = state.partitions[index]
@@ -258,7 +260,7 @@ extension ShardMachine {
         }
         let position = journal.openPosition
         var replayFrom = position
-        for place in 0 ..< state.partitions.limit {
+        for place in 0..<state.partitions.limit {
             let index = Int32(place)
             guard state.partitions.contains(index), !state.partitions[index].pointee.isDeleted
             else { continue }
@@ -305,7 +307,8 @@ extension ShardMachine {
             StorageRequest(
                 token: Token.make(.checkpoint, 0),
                 operation: .open(
-                    slot: checkpointer.slot, name: .checkpoint(checkpointer.sequence), create: true)))
+                    slot: checkpointer.slot, name: .checkpoint(checkpointer.sequence), create: true)
+            ))
     }
 
     mutating func emitCheckpoint(into effects: inout EffectBuffer) {

@@ -69,7 +69,7 @@ package struct ColdReader {
 
     mutating func forget(reader: Int32) {
         guard !waiting.isEmpty else { return }
-        for _ in 0 ..< waiting.count {
+        for _ in 0..<waiting.count {
             guard let first = waiting.first else { return }
             waiting.removeFirst()
             if first != reader { waiting.append(first) }

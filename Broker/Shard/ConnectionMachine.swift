@@ -154,7 +154,7 @@ extension ShardMachine {
 
     /// Tries what was parked again, each connection once, the longest waiting first.
     mutating func resumeParked() {
-        for _ in 0 ..< parkedList.count {
+        for _ in 0..<parkedList.count {
             guard let index = parkedList.first else { return }
             parkedList.removeFirst()
             guard connections.contains(index) else { continue }
@@ -351,7 +351,7 @@ extension ShardMachine {
         guard wakesBlocked, !blocked.isEmpty else { return }
         wakesBlocked = false
         blockedPass += 1
-        for _ in 0 ..< blocked.count {
+        for _ in 0..<blocked.count {
             guard let reply = blocked.first else { return }
             blocked.removeFirst()
             guard isOpen(reply) else { continue }
@@ -423,7 +423,8 @@ extension ShardMachine {
         events.append(.badFrame(peer: connections[index].pointee.peer, what: "\(error)"))
         let status = error.status
         let refusal = Refusal(
-            errorClass: status.errorClass.rawValue, message: "not a frame of this protocol: \(error)")
+            errorClass: status.errorClass.rawValue,
+            message: "not a frame of this protocol: \(error)")
         push(.error, stream: 0, status: status, refusal, to: index)
         drain(index)
     }

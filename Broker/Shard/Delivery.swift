@@ -11,7 +11,7 @@ extension ShardMachine {
     /// Serves what became deliverable.
     mutating func dispatch() {
         if wakesStarved { wakeStarved() }
-        for _ in 0 ..< dispatchList.count {
+        for _ in 0..<dispatchList.count {
             guard let index = dispatchList.first else { break }
             dispatchList.removeFirst()
             guard connections.contains(index) else { continue }
@@ -25,7 +25,7 @@ extension ShardMachine {
                 subscription = subscriptions[subscription].pointee.nextInConnection
             }
         }
-        for _ in 0 ..< dirtyPartitions.count {
+        for _ in 0..<dirtyPartitions.count {
             guard let index = dirtyPartitions.first else { break }
             dirtyPartitions.removeFirst()
             guard state.partitions.contains(index) else { continue }

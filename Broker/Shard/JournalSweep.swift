@@ -33,12 +33,13 @@ extension ShardMachine {
         guard stage == .ready, !hasFailed, limit > 0 else { return }
         let period = marks.sweepPeriod
         // More than once round is of no use.
-        sweep.position = max(sweep.position, journal.openPosition - min(journal.openPosition, period))
+        sweep.position = max(
+            sweep.position, journal.openPosition - min(journal.openPosition, period))
         let steps = (journal.openPosition - sweep.position) * limit / period
         guard steps > 0 else { return }
         sweep.position += steps * period / limit
         let bound = journal.openPosition - min(journal.openPosition, marks.young)
-        for _ in 0 ..< steps {
+        for _ in 0..<steps {
             sweep.hand += 1
             if sweep.hand >= state.partitions.limit {
                 sweep.hand = 0
@@ -73,11 +74,13 @@ extension ShardMachine {
         checkpointer.isPressed = false
         let kept = isHurried ? marks.awaitedInHurry : marks.awaited
         let bound = journal.openPosition - min(journal.openPosition, kept)
-        for place in 0 ..< state.partitions.limit {
+        for place in 0..<state.partitions.limit {
             let index = Int32(place)
             guard state.partitions.contains(index) else { continue }
             let partition = state.partitions[index]
-            guard !partition.pointee.isDeleted, partition.pointee.log.oldest != nil else { continue }
+            guard !partition.pointee.isDeleted, partition.pointee.log.oldest != nil else {
+                continue
+            }
             if checkpointer.isFinal {
                 partition.pointee.log.sealNewest()
             } else {
@@ -86,7 +89,8 @@ extension ShardMachine {
             queueForWriting(index)
             var chunk = partition.pointee.log.oldest
             while let current = chunk {
-                let isPending = current.pointee.state == .sealed || current.pointee.state == .writing
+                let isPending =
+                    current.pointee.state == .sealed || current.pointee.state == .writing
                 if isPending, checkpointer.isFinal || current.pointee.journalPin < bound {
                     current.pointee.isAwaited = true
                     checkpointer.awaitedChunks += 1

@@ -78,11 +78,13 @@ package struct ShardLimits: Sendable, Equatable {
         if UInt64(group) > geometry.fileBytes {
             return LimitConflict(
                 .journalFile,
-                "a journal file (\(geometry.fileBytes) bytes) must hold the largest group (\(group))")
+                "a journal file (\(geometry.fileBytes) bytes) must hold the largest group (\(group))"
+            )
         }
         if stagingBytes < 2 * group {
             return LimitConflict(
-                .staging, "staging (\(stagingBytes) bytes) must hold two of the largest groups (\(group))")
+                .staging,
+                "staging (\(stagingBytes) bytes) must hold two of the largest groups (\(group))")
         }
         if tailBytesMax < 4 * max(chunkBytes, Int(frameBytesMax)) {
             return LimitConflict(

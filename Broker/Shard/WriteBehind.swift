@@ -25,7 +25,8 @@ package struct WriteBehind {
             switch request {
             case .open: "making"
             case .allocate(_, let position, let bytes): "reserving \(bytes) bytes at \(position) of"
-            case .write(_, _, let bytes, let position, _): "writing \(bytes) bytes at \(position) of"
+            case .write(_, _, let bytes, let position, _):
+                "writing \(bytes) bytes at \(position) of"
             case .read, .sync, .close, .syncDirectory, .remove: "working on"
             }
         }
@@ -65,7 +66,7 @@ package struct WriteBehind {
     static let paceBytesMax = 8 << 20
 
     init(firstSlot: FileSlot, slotCount: Int, term: UInt64) {
-        freeSlots = (0 ..< Int32(slotCount)).reversed().map { firstSlot + $0 }
+        freeSlots = (0..<Int32(slotCount)).reversed().map { firstSlot + $0 }
         self.term = term
     }
 
@@ -165,7 +166,7 @@ extension ShardMachine {
                     StorageRequest(token: Token.make(.ignored, 0), operation: .close(slot: slot))))
         }
         guard !hasFailed else { return }
-        for _ in 0 ..< min(writeBehind.starved.count, writeBehind.freeSlots.count) {
+        for _ in 0..<min(writeBehind.starved.count, writeBehind.freeSlots.count) {
             guard let index = writeBehind.starved.first else { break }
             writeBehind.starved.removeFirst()
             writeBehind.queue.append(index)
@@ -477,9 +478,11 @@ extension ShardMachine {
 
     /// Seals what a quiet `memory` partition holds, so that a crash takes little of it.
     mutating func flushQuietPartitions() {
-        guard now.monotonic.since(lastFlushScan) >= limits.memoryFlushNanoseconds / 2 else { return }
+        guard now.monotonic.since(lastFlushScan) >= limits.memoryFlushNanoseconds / 2 else {
+            return
+        }
         lastFlushScan = now.monotonic
-        for place in 0 ..< state.partitions.limit {
+        for place in 0..<state.partitions.limit {
             let index = Int32(place)
             guard state.partitions.contains(index) else { continue }
             let partition = state.partitions[index]

@@ -17,7 +17,8 @@ public enum CRC32C {
     /// The same over a count that is written where it is called, a multiple of 4: a header or a
     /// stamp. Inlined to a handful of instructions.
     @inlinable @inline(__always)
-    public static func extend(_ crc: UInt32, _ bytes: UnsafeRawPointer, fixed count: Int) -> UInt32 {
+    public static func extend(_ crc: UInt32, _ bytes: UnsafeRawPointer, fixed count: Int) -> UInt32
+    {
         millrace_crc32c_fixed(crc, bytes, count)
     }
 

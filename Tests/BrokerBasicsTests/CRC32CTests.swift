@@ -11,7 +11,9 @@ struct CRC32CTests {
     /// All short ones, those around each change of method, and some in between.
     private static let lengths: [Int] = {
         var lengths = Set(0...300)
-        for edge in [512, 768, 1024, 1536, 2304, 6144, 6912, 12_288, 13_056, 18_432, 19_200, 20_000] {
+        for edge in [
+            512, 768, 1024, 1536, 2304, 6144, 6912, 12_288, 13_056, 18_432, 19_200, 20_000,
+        ] {
             lengths.formUnion((edge - 9...edge + 9).filter { $0 <= 20_000 })
         }
         var random = SeededRandom(seed: 0x5EED_0011)

@@ -72,7 +72,9 @@ import Testing
         #expect(run.calls.allSatisfy { $0.hasPrefix("dpkg-query ") })
     }
 
-    @Test("without the right to install it says what to type, for what is missing only, and ends with 1")
+    @Test(
+        "without the right to install it says what to type, for what is missing only, and ends with 1"
+    )
     func noRight() throws {
         for (query, packages) in [
             (Self.missing, "liburing-dev libssl-dev"), (Self.oneMissing, "libssl-dev"),

@@ -13,7 +13,8 @@ struct ListenerTests {
 
     @Test("a place that becomes free within two seconds is taken", arguments: [true, false])
     func becomesFree(isTCP: Bool) throws {
-        let wanted: ServerAddress = isTCP ? .tcp(host: "127.0.0.1", port: 0) : .unix(path: Self.path())
+        let wanted: ServerAddress =
+            isTCP ? .tcp(host: "127.0.0.1", port: 0) : .unix(path: Self.path())
         let before = Mutex<Holder?>(Holder(try Listener(wanted)))
         let address = try #require(before.withLock { $0?.address })
         #expect(throws: SystemError.self) { _ = try Listener(address, triesWhileInUse: 0) }

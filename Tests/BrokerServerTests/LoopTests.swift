@@ -24,7 +24,8 @@ import Testing
     }
 
     private static let host = RingRefusal.Host(
-        release: "6.1.0-18-amd64", uringDisabled: "0", hasSeccompFilter: false, memlockBytes: 65_536)
+        release: "6.1.0-18-amd64", uringDisabled: "0", hasSeccompFilter: false, memlockBytes: 65_536
+    )
 
     @Test(
         "a refusal names its cause and what to change",
@@ -100,7 +101,8 @@ import Testing
         #expect(status.contains("\"loop\": \"epoll\""), "\(status)")
         #expect(status.contains("\"loop_reason\": \"io_uring is refused: seccomp\""), "\(status)")
         _ = try ControlTool.run(ready, ["queue", "create", "orders"])
-        _ = try ControlTool.run(ready, ["queue", "publish", "orders", "--lines", "-"], input: "a\n")
+        _ = try ControlTool.run(
+            ready, ["queue", "publish", "orders", "--lines", "-"], input: "a\n")
         #expect(try ControlTool.run(ready, ["queue", "consume", "orders", "--until-end"]) == "a\n")
         #expect(broker.stop() == .exited(0))
     }
@@ -113,7 +115,8 @@ import Testing
         let line = try #require(broker.logLines(event: "start-failed").first)
         let message = try #require(line["message"] as? String)
         #expect(message.contains("--loop io_uring, but io_uring is refused here (seccomp)"))
-        #expect(message.contains("let io_uring_setup, io_uring_enter and io_uring_register through"))
+        #expect(
+            message.contains("let io_uring_setup, io_uring_enter and io_uring_register through"))
         #expect(message.contains("--loop auto"))
         #expect(!FileManager.default.fileExists(atPath: broker.dataDirectory))
     }

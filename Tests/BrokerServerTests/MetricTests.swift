@@ -130,7 +130,8 @@ import Testing
         #expect(await pages.answer(path: "/healthz", query: []).status == 200)
     }
 
-    @Test("after a storage failure it is alive, not ready, and says what failed, also while it stops")
+    @Test(
+        "after a storage failure it is alive, not ready, and says what failed, also while it stops")
     func storageFailure() async {
         let control = ShardControl()
         let pages = AdminPages(control: control, version: "9")

@@ -73,7 +73,8 @@ import Testing
     func settings() async throws {
         let options = try await parse([
             "--data-dir=d", "--listen", "[::1]:7400", "--listen=unix:/tmp/m.sock", "--admin", "off",
-            "--cpus", "1", "--idle", "block", "--loop", "epoll", "--journal-size", "1GiB", "--journal-files", "2",
+            "--cpus", "1", "--idle", "block", "--loop", "epoll", "--journal-size", "1GiB",
+            "--journal-files", "2",
             "--journal-staging", "16MiB", "--tail-memory", "1GB", "--segment-size", "64MiB",
             "--chunk-size", "128KiB", "--writes-behind-max", "5", "--cold-reads-max", "3",
             "--files-max", "100", "--checkpoint-interval", "1m", "--memory-flush-interval", "1s",
@@ -127,7 +128,10 @@ import Testing
             (["--idle"], "--idle needs a value"),
             (["--idle", "spin", "--idle", "block"], "--idle is given twice"),
             (["--idle", "busy"], "--idle: 'busy' is not accepted; it takes spin, adaptive, block"),
-            (["--loop", "uring"], "--loop: 'uring' is not accepted; it takes auto, io_uring, epoll"),
+            (
+                ["--loop", "uring"],
+                "--loop: 'uring' is not accepted; it takes auto, io_uring, epoll"
+            ),
             (["--shards", "4"], "--shards 4: more than one shard comes with a later version"),
             (["--shards", "0"], "--shards: '0' is not accepted"),
             (["--cpus", "1-"], "--cpus: '1-' is not accepted"),

@@ -51,7 +51,8 @@ enum ControlTool {
         #expect(refused.body.contains("unknown: queue"))
 
         _ = try ControlTool.run(ready, ["queue", "create", "orders", "--partitions", "1"])
-        _ = try ControlTool.run(ready, ["queue", "publish", "orders", "--lines", "-"], input: "a\nb\nc\n")
+        _ = try ControlTool.run(
+            ready, ["queue", "publish", "orders", "--lines", "-"], input: "a\nb\nc\n")
         let consumed = try ControlTool.run(
             ready,
             ["queue", "consume", "orders", "--group", "g", "--from", "start", "--count", "3"]
@@ -84,7 +85,9 @@ enum ControlTool {
         #expect(writes.flatMap { $0.split(separator: " ").last }.flatMap { Int($0) } ?? 0 > 0)
 
         let status = try ControlTool.run(ready, ["server", "status"])
-        for fact in ["kernel", "cpu_model", "io_uring", "loop", "idle", "direct_io", "disk_interrupts"] {
+        for fact in [
+            "kernel", "cpu_model", "io_uring", "loop", "idle", "direct_io", "disk_interrupts",
+        ] {
             #expect(status.contains(fact))
         }
 
@@ -115,7 +118,8 @@ enum ControlTool {
         #expect(again.serverID == ready.serverID)
         #expect(again.epoch > ready.epoch)
         #expect(second.logLines(event: "ready").first?["clean"] as? Bool == true)
-        _ = try ControlTool.run(again, ["queue", "publish", "orders", "--lines", "-"], input: "a\nb\n")
+        _ = try ControlTool.run(
+            again, ["queue", "publish", "orders", "--lines", "-"], input: "a\nb\n")
         second.kill()
 
         let third = try BrokerProcess(
@@ -233,7 +237,8 @@ enum ControlTool {
     func storageFailure() throws {
         let broker = try BrokerProcess()
         let ready = try broker.waitUntilReady()
-        _ = try ControlTool.run(ready, ["queue", "create", "ticks", "--partitions", "1", "--durability", "memory"])
+        _ = try ControlTool.run(
+            ready, ["queue", "create", "ticks", "--partitions", "1", "--durability", "memory"])
         #expect(try HTTPGet.get(ready.admin, "/readyz").status == 200)
         // Segments are named below a directory that is now elsewhere.
         let segments = broker.dataDirectory + "/segments"
@@ -269,14 +274,16 @@ enum ControlTool {
         let status = try ControlTool.run(ready, ["server", "status", "-o", "json"])
         #expect(status.contains("no: the filesystem has none"), "\(status)")
         _ = try ControlTool.run(ready, ["queue", "create", "orders", "--partitions", "1"])
-        let lines = (0 ..< 2000).map { "record \($0)\n" }.joined()
-        _ = try ControlTool.run(ready, ["queue", "publish", "orders", "--lines", "-"], input: lines)
+        let lines = (0..<2000).map { "record \($0)\n" }.joined()
+        _ = try ControlTool.run(
+            ready, ["queue", "publish", "orders", "--lines", "-"], input: lines)
         first.kill()
         let second = try BrokerProcess(dataDirectory: directory)
         let again = try second.waitUntilReady()
         #expect(second.logLines(event: "ready").first?["clean"] as? Bool == false)
         #expect(
-            try ControlTool.run(again, ["queue", "consume", "orders", "--from", "start", "--until-end"])
+            try ControlTool.run(
+                again, ["queue", "consume", "orders", "--from", "start", "--until-end"])
                 == lines)
         #expect(second.stop() == .exited(0))
     }
@@ -300,8 +307,8 @@ enum ControlTool {
         let ready = try broker.waitUntilReady()
         let found = try ControlTool.run(
             ready, ["queue", "consume", "orders", "--from", "start", "--until-end"])
-        for partition in 0 ..< 2 {
-            for number in 0 ..< 40 { #expect(found.contains("order \(partition)/\(number)")) }
+        for partition in 0..<2 {
+            for number in 0..<40 { #expect(found.contains("order \(partition)/\(number)")) }
         }
         #expect(broker.stop() == .exited(0))
     }

@@ -43,14 +43,14 @@ private struct MeteredLoop: ~Copyable {
             wall: WallTime(nanoseconds: 1_700_000_000_000_000_000 + now))
         allocation_count_begin()
         machine.begin(now: instant)
-        for place in 0 ..< doneCount {
+        for place in 0..<doneCount {
             machine.completed(token: done[place].token, result: done[place].result)
         }
         machine.advance()
         machine.emit(into: &effects)
         allocation_count_end()
         doneCount = 0
-        for place in 0 ..< effects.count { carryOut(effects[place]) }
+        for place in 0..<effects.count { carryOut(effects[place]) }
         effects.removeAll()
     }
 
@@ -85,7 +85,7 @@ private struct MeteredLoop: ~Copyable {
     }
     mutating func say(_ index: Int32, _ frame: [UInt8]) {
         frame.withUnsafeBytes { receive(index, $0) }
-        for _ in 0 ..< 8 { cycle() }
+        for _ in 0..<8 { cycle() }
     }
 }
 
@@ -119,7 +119,7 @@ struct AllocationTests {
         limits.memoryFlushNanoseconds = .seconds(10_000)
         var loop = try MeteredLoop(
             limits: limits, geometry: JournalGeometry(fileBytes: 32 << 20, fileCount: 4))
-        for _ in 0 ..< 100 where !loop.machine.isReady { loop.cycle() }
+        for _ in 0..<100 where !loop.machine.isReady { loop.cycle() }
         let isReady = loop.machine.isReady
         try #require(isReady)
         let opened = loop.machine.opened(peer: "producer")
@@ -152,7 +152,7 @@ struct AllocationTests {
         let warm = 10_000
         let measured = 10_000
         var frames: [UInt8] = []
-        for number in 0 ..< warm + measured {
+        for number in 0..<warm + measured {
             frames += FrameHeader(
                 opcode: .publish, correlation: UInt64(100 + number), stream: partition
             ).frame(
@@ -171,18 +171,18 @@ struct AllocationTests {
                         0 + producer,
                         UnsafeRawBufferPointer(
                             rebasing: bytes[
-                                number * frameBytes ..< (number + run) * frameBytes]))
+                                number * frameBytes..<(number + run) * frameBytes]))
                     loop.cycle()
                     number += run
                 }
             }
-            for _ in 0 ..< 4 { loop.cycle() }
+            for _ in 0..<4 { loop.cycle() }
         }
-        publish(0 ..< warm)
+        publish(0..<warm)
         let before = loop.machine.counters
         #expect(before.deliveredRecords == UInt64(warm))
         allocation_count_reset()
-        publish(warm ..< warm + measured)
+        publish(warm..<warm + measured)
         let count = allocation_count()
         let after = loop.machine.counters
         #expect(after.publishedRecords == UInt64(warm + measured))
@@ -223,8 +223,10 @@ struct AllocationTests {
             change(&limits)
             var loop = try MeteredLoop(
                 limits: limits, geometry: JournalGeometry(fileBytes: 32 << 20, fileCount: 4))
-            for _ in 0 ..< 100 where !loop.machine.isReady { loop.cycle() }
-            let opened = (loop.machine.opened(peer: "producer"), loop.machine.opened(peer: "consumer"))
+            for _ in 0..<100 where !loop.machine.isReady { loop.cycle() }
+            let opened = (
+                loop.machine.opened(peer: "producer"), loop.machine.opened(peer: "consumer")
+            )
             let producer = try #require(opened.0)
             let consumer = try #require(opened.1)
             for index in [producer, consumer] {
@@ -259,7 +261,7 @@ struct AllocationTests {
         mutating func prepare(_ count: Int, bytes: Int) {
             frames = []
             acks = []
-            for place in 0 ..< UInt64(count) {
+            for place in 0..<UInt64(count) {
                 let number = sequence + place
                 frames += FrameHeader(
                     opcode: .publish, correlation: 100 + number, stream: partition
@@ -285,19 +287,20 @@ struct AllocationTests {
                 frames.withUnsafeBytes {
                     loop.receive(
                         producer,
-                        UnsafeRawBufferPointer(rebasing: $0[first * frameBytes ..< last * frameBytes]))
+                        UnsafeRawBufferPointer(rebasing: $0[first * frameBytes..<last * frameBytes])
+                    )
                 }
                 loop.cycle()
                 guard acking else { continue }
-                for _ in 0 ..< 3 { loop.cycle() }
+                for _ in 0..<3 { loop.cycle() }
                 acks.withUnsafeBytes {
                     loop.receive(
                         consumer,
-                        UnsafeRawBufferPointer(rebasing: $0[first * ackBytes ..< last * ackBytes]))
+                        UnsafeRawBufferPointer(rebasing: $0[first * ackBytes..<last * ackBytes]))
                 }
                 loop.cycle()
             }
-            for _ in 0 ..< 4 { loop.cycle() }
+            for _ in 0..<4 { loop.cycle() }
         }
     }
 
@@ -345,7 +348,7 @@ struct AllocationTests {
         exchange.publish(run: 8, acking: false)
         exchange.loop.machine.checkpointer.isDue = true
         let checkpoints = exchange.loop.machine.counters.checkpoints
-        for _ in 0 ..< 100 { exchange.loop.cycle() }
+        for _ in 0..<100 { exchange.loop.cycle() }
         #expect(exchange.loop.machine.counters.checkpoints == checkpoints + 1)
         // Then every new chunk takes the memory of an old one.
         exchange.prepare(2200, bytes: 1000)
@@ -364,6 +367,8 @@ struct AllocationTests {
         let evicted = after.evictedChunks - before.evictedChunks
         #expect(written >= 15 && evicted >= 15)
         if count > 0 { allocation_count_print_stack() }
-        #expect(count == 0, "\(count) allocations for \(written) chunks and \(evicted) given up at \(level)")
+        #expect(
+            count == 0,
+            "\(count) allocations for \(written) chunks and \(evicted) given up at \(level)")
     }
 }

@@ -27,7 +27,7 @@ struct BackpressureTests {
         _ = try #require(client.subscribe("orders", stream: 1))
         _ = try #require(client.subscribe("ticks", stream: 2))
         let producer = try #require(runner.openProducer(client))
-        for round in 0 ..< 40 {
+        for round in 0..<40 {
             for partition in queue + ticks {
                 runner.publish(client, producer, partition, records: 1 + round % 3, bytes: 400)
             }
@@ -76,7 +76,7 @@ struct BackpressureTests {
             fixture.shard.pass(milliseconds: 5)
             #expect(client.delivered.count == expected)
         }
-        #expect(client.delivered.map(\.offset) == Array(0 ..< 10))
+        #expect(client.delivered.map(\.offset) == Array(0..<10))
     }
 
     @Test("credit that is repeated or overtaken changes nothing")
@@ -131,7 +131,7 @@ struct BackpressureTests {
         #expect(quick.delivered.count == 120)
         fixture.shard.readAgain(slow)
         fixture.shard.run(steps: 500) { slow.delivered.count == 120 }
-        #expect(slow.delivered.map(\.offset) == Array(0 ..< 120))
+        #expect(slow.delivered.map(\.offset) == Array(0..<120))
         #expect(slow.delivered.map(\.value) == quick.delivered.map(\.value))
     }
 
@@ -166,7 +166,7 @@ struct BackpressureTests {
             return pool - fixture.shard.machine.connections[client.index].pointee.send.activeCount
         }
         for bytes in [900, 900, 400, 100, 1] {
-            for _ in 0 ..< 60 where free() > bytes + 200 || bytes == 1 {
+            for _ in 0..<60 where free() > bytes + 200 || bytes == 1 {
                 _ = try? fixture.publish(batch(["x"], bytes: bytes), to: partition)
             }
         }
@@ -208,11 +208,11 @@ struct BackpressureTests {
         let partitions = try fixture.create("orders", partitions: 2)
         let client = fixture.client
         var sent: [UInt64] = []
-        for number in 0 ..< 200 {
+        for number in 0..<200 {
             for partition in partitions {
                 sent.append(
                     client.publish(
-                        batch((0 ..< 4).map { "\(number) \($0)" }, bytes: 1200),
+                        batch((0..<4).map { "\(number) \($0)" }, bytes: 1200),
                         partition: partition))
             }
         }
@@ -223,8 +223,8 @@ struct BackpressureTests {
         let found = try fixture.readBack("orders", records: 1600)
         for partition in partitions {
             let records = found.filter { $0.partition == partition }
-            #expect(records.map(\.offset) == Array(0 ..< 800))
-            #expect(records.map(\.text) == (0 ..< 800).map { "\($0 / 4) \($0 % 4)" })
+            #expect(records.map(\.offset) == Array(0..<800))
+            #expect(records.map(\.text) == (0..<800).map { "\($0 / 4) \($0 % 4)" })
         }
     }
 }

@@ -57,12 +57,13 @@ struct BitFlipTests {
         let ticks = try fixture.create("ticks", level: .memory)[0]
         var used = Used(disk: shard.disk, values: [orders: [], ticks: []], synced: [orders])
         func publish(_ count: Int) throws {
-            for _ in 0 ..< count {
+            for _ in 0..<count {
                 for partition in [orders, ticks] {
                     let number = used.values[partition]?.count ?? 0
                     // Seven batches of ten are small.
                     let bytes = number % 10 < 7 ? 40 : 2500
-                    try fixture.publish(batch(["\(partition)/\(number)"], bytes: bytes), to: partition)
+                    try fixture.publish(
+                        batch(["\(partition)/\(number)"], bytes: bytes), to: partition)
                     used.values[partition]?.append("\(partition)/\(number)")
                 }
             }
@@ -95,13 +96,13 @@ struct BitFlipTests {
         for file in disk.allNames {
             let length = disk.length(file)
             switch file {
-            case .identity: found.append(Region(kind: .identity, file: file, range: 0 ..< length))
+            case .identity: found.append(Region(kind: .identity, file: file, range: 0..<length))
             case .checkpoint:
-                found.append(Region(kind: .checkpointHeader, file: file, range: 0 ..< 64))
-                found.append(Region(kind: .checkpointPayload, file: file, range: 64 ..< length))
+                found.append(Region(kind: .checkpointHeader, file: file, range: 0..<64))
+                found.append(Region(kind: .checkpointPayload, file: file, range: 64..<length))
             case .segment:
-                found.append(Region(kind: .segmentHeader, file: file, range: 0 ..< 48))
-                found.append(Region(kind: .segmentHeader, file: file, range: 4080 ..< 4096))
+                found.append(Region(kind: .segmentHeader, file: file, range: 0..<48))
+                found.append(Region(kind: .segmentHeader, file: file, range: 4080..<4096))
                 var at = 4096
                 while at + 64 <= length {
                     let header = disk.bytes(file, at: at, count: 64)
@@ -110,11 +111,11 @@ struct BitFlipTests {
                     }
                     guard bytes >= 64 else { break }
                     if UInt32(u32(header, 12)) & ChunkHeader.sealFlag != 0 {
-                        found.append(Region(kind: .seal, file: file, range: at ..< at + bytes))
+                        found.append(Region(kind: .seal, file: file, range: at..<at + bytes))
                     } else {
-                        found.append(Region(kind: .chunkHeader, file: file, range: at ..< at + 64))
+                        found.append(Region(kind: .chunkHeader, file: file, range: at..<at + 64))
                         found.append(
-                            Region(kind: .chunkBatches, file: file, range: at + 64 ..< at + bytes))
+                            Region(kind: .chunkBatches, file: file, range: at + 64..<at + bytes))
                     }
                     at += bytes.roundedUp(to: block)
                 }
@@ -133,12 +134,12 @@ struct BitFlipTests {
                     found.append(
                         Region(
                             kind: .journalHeader, file: file,
-                            range: at ..< at + JournalGroupHeader.byteCount))
+                            range: at..<at + JournalGroupHeader.byteCount))
                     if bytes > JournalGroupHeader.byteCount {
                         found.append(
                             Region(
                                 kind: .journalEntries, file: file,
-                                range: at + JournalGroupHeader.byteCount ..< at + bytes))
+                                range: at + JournalGroupHeader.byteCount..<at + bytes))
                     }
                 }
             }
@@ -156,7 +157,9 @@ struct BitFlipTests {
         } catch let error as RecoveryError {
             let text = error.description
             guard text.contains(region.file.path) || text.contains(region.file.directory.rawValue)
-            else { throw Violation("the start stops with \"\(text)\", which does not name the file") }
+            else {
+                throw Violation("the start stops with \"\(text)\", which does not name the file")
+            }
             return .refused
         }
         let client = fixture.client
@@ -170,9 +173,10 @@ struct BitFlipTests {
         }
         func missing() -> [UInt32: [UInt64]] {
             used.values.reduce(into: [:]) { result, item in
-                let had = Set(client.delivered.lazy.filter { $0.partition == item.key }.map(\.offset))
+                let had = Set(
+                    client.delivered.lazy.filter { $0.partition == item.key }.map(\.offset))
                 let lost = client.lost.filter { $0.partition == item.key }.map(\.range)
-                result[item.key] = (0 ..< UInt64(item.value.count)).filter { offset in
+                result[item.key] = (0..<UInt64(item.value.count)).filter { offset in
                     !had.contains(offset) && !lost.contains { $0.contains(offset) }
                 }
             }
@@ -221,7 +225,8 @@ struct BitFlipTests {
         return lostOffsets ? .lost : .harmless
     }
 
-    @Test("no flipped bit on disk changes what is delivered, or takes a confirmed record in silence")
+    @Test(
+        "no flipped bit on disk changes what is delivered, or takes a confirmed record in silence")
     func everywhere() throws {
         var tally: [Region.Kind: [Outcome: Int]] = [:]
         var random = SeededRandom(seed: 42)
@@ -232,13 +237,15 @@ struct BitFlipTests {
                 let regions = used.regions.filter { $0.kind == kind }
                 #expect(!regions.isEmpty, "there is no \(kind)")
                 guard !regions.isEmpty else { continue }
-                for _ in 0 ..< 120 {
+                for _ in 0..<120 {
                     let region = regions[random.below(regions.count)]
-                    let bit = (region.range.lowerBound + random.below(region.range.count)) * 8
+                    let bit =
+                        (region.range.lowerBound + random.below(region.range.count)) * 8
                         + random.below(8)
                     places += 1
                     do {
-                        tally[kind, default: [:]][try outcome(used, region, bit: bit), default: 0] += 1
+                        tally[kind, default: [:]][
+                            try outcome(used, region, bit: bit), default: 0] += 1
                     } catch {
                         throw Violation("\(region), bit \(bit), stops \(stops): \(error)")
                     }

@@ -32,7 +32,7 @@ struct ChunkPoolTests {
         pool.beginServing()
         // 4 KiB each: 64 of them are one slab.
         var small: [ChunkPool.Chunk] = []
-        for _ in 0 ..< 65 { small.append(try take(&pool, bytes: 100, busy: false)) }
+        for _ in 0..<65 { small.append(try take(&pool, bytes: 100, busy: false)) }
         let used1 = pool.usedBytes
         #expect(used1 == 2 * Self.chunk)
         #expect(Set(small.map(\.pointee.memory)).count == 65)
@@ -89,7 +89,8 @@ struct ChunkPoolTests {
         pool.give(whole.remove(at: 1))
         let wide = try take(&pool, bytes: 2 * Self.chunk)
         #expect(wide.pointee.capacity >= 2 * Self.chunk)
-        wide.pointee.memory.storeBytes(of: 7, toByteOffset: wide.pointee.capacity - 1, as: UInt8.self)
+        wide.pointee.memory.storeBytes(
+            of: 7, toByteOffset: wide.pointee.capacity - 1, as: UInt8.self)
         let used7 = pool.usedBytes
         #expect(used7 == 6 * Self.chunk)
         for chunk in whole + [wide] { pool.give(chunk) }

@@ -85,7 +85,7 @@ struct DamageTests {
         let before = try Fixture()
         let orders = try before.create("orders")[0]
         let ticks = try before.create("ticks")[0]
-        for number in 0 ..< 60 {
+        for number in 0..<60 {
             try before.publish(batch(["\(number)"], bytes: 900), to: orders)
             try before.publish(batch(["\(number)"], bytes: 900), to: ticks)
         }

@@ -55,7 +55,7 @@ final class Fixture {
     func publish(
         _ count: Int, to partition: UInt32, bytes: Int = 16, from first: Int = 0
     ) throws {
-        for number in first ..< first + count {
+        for number in first..<first + count {
             try publish(batch(["\(number)"], bytes: bytes), to: partition)
         }
     }

@@ -36,7 +36,7 @@ private enum GoldenStory {
         return Record(
             value: value, key: number % 2 == 0 ? Array("k\(number % 3)".utf8) : nil,
             headers: number % 7 == 0 ? [.init(name: "side", value: Array("buy".utf8))] : [],
-            trace: number % 11 == 0 ? TraceContext(bytes: (1 ... 25).map { UInt8($0) }) : nil,
+            trace: number % 11 == 0 ? TraceContext(bytes: (1...25).map { UInt8($0) }) : nil,
             timestamp: 1_700_000_000_000_000_000 + UInt64(number))
     }
     static func tick(_ number: Int) -> Record {
@@ -91,8 +91,8 @@ private enum GoldenStory {
                 try fixture.publish(batch([order(1, number)]), to: orders[1])
             }
         }
-        try publish(first, 0 ..< 30)
-        for number in 0 ..< ticksBefore { try first.publish(batch([tick(number)]), to: ticks) }
+        try publish(first, 0..<30)
+        for number in 0..<ticksBefore { try first.publish(batch([tick(number)]), to: ticks) }
         for (place, floor) in floors.enumerated() {
             let ack = first.client.ask(
                 .ack, Ack(partition: orders[place], epoch: 1, offset: floor), stream: 1,
@@ -101,13 +101,13 @@ private enum GoldenStory {
         }
         // Segments and a checkpoint; what comes after it is in the journal only.
         first.shard.pass(milliseconds: 11_000)
-        try publish(first, 30 ..< 36)
+        try publish(first, 30..<36)
         first.shard.pass(milliseconds: 30)
         // A kill takes this one, and the rest of the memory queue's reservation.
         try first.publish(batch([tick(ticksBefore)]), to: ticks)
         let second = try Fixture(disk: first.shard.disk.afterKill(&random), settings: settings)
-        try publish(second, 36 ..< ordersPerPartition)
-        for number in 0 ..< ticksAfter {
+        try publish(second, 36..<ordersPerPartition)
+        for number in 0..<ticksAfter {
             try second.publish(batch([tick(ticksBefore + number)]), to: ticks)
         }
         second.shard.pass(milliseconds: 300)
@@ -124,7 +124,8 @@ struct GoldenDirectoryTests {
             !FileManager.default.fileExists(atPath: path)
         {
             let listing = DirectoryListing(of: try GoldenStory.tell())
-            let text = "# A data directory of format \(Identity.format) after a kill; see "
+            let text =
+                "# A data directory of format \(Identity.format) after a kill; see "
                 + "GoldenDirectoryTests.swift. Not to be changed.\n" + listing.text
             try FileManager.default.createDirectory(
                 at: GoldenStory.folder, withIntermediateDirectories: true)
@@ -135,7 +136,9 @@ struct GoldenDirectoryTests {
             "format \(Identity.format) has no golden directory: MILLRACE_GOLDEN=write makes it")
     }
 
-    @Test("a directory of every format is read back record for record", arguments: 1 ... Identity.format)
+    @Test(
+        "a directory of every format is read back record for record", arguments: 1...Identity.format
+    )
     func readsBack(format: UInt32) throws {
         let text = try String(contentsOfFile: GoldenStory.path(format), encoding: .utf8)
         try check(try DirectoryListing(parsing: text).disk())
@@ -175,7 +178,7 @@ struct GoldenDirectoryTests {
         #expect(found.count == wanted)
         for partition in orders.partitions {
             let records = found.filter { $0.partition == partition.id }
-            #expect(records.map(\.offset) == Array(0 ..< UInt64(GoldenStory.ordersPerPartition)))
+            #expect(records.map(\.offset) == Array(0..<UInt64(GoldenStory.ordersPerPartition)))
             for record in records {
                 #expect(
                     record.record
@@ -198,7 +201,7 @@ struct GoldenDirectoryTests {
         fixture.shard.pass(milliseconds: 3)
         #expect(
             reader.delivered.map(\.record)
-                == (0 ..< GoldenStory.ticksBefore + GoldenStory.ticksAfter).map(GoldenStory.tick))
+                == (0..<GoldenStory.ticksBefore + GoldenStory.ticksAfter).map(GoldenStory.tick))
         let lost = try #require(reader.lost.first)
         #expect(lost.range.lowerBound == UInt64(GoldenStory.ticksBefore))
         #expect(reader.delivered[GoldenStory.ticksBefore].offset == lost.range.upperBound)

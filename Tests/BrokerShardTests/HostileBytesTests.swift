@@ -15,10 +15,10 @@ struct HostileBytesTests {
         _ = try fixture.create("orders", partitions: 12)
         _ = try fixture.create("ticks", level: .memory)
         try fixture.publish(3, to: 11)
-        for _ in 0 ..< 76 {
+        for _ in 0..<76 {
             fixture.client.request(.producerOpen, ProducerOpenRequest())
         }
-        for _ in 0 ..< 2 {
+        for _ in 0..<2 {
             _ = fixture.client.ask(
                 .producerOpen, ProducerOpenRequest(name: "gateway-3"),
                 reply: ProducerOpenReply.self)
@@ -61,7 +61,7 @@ struct HostileBytesTests {
     func truncations() throws {
         let fixture = try fixture()
         for golden in try Golden.requests() {
-            for count in 0 ..< golden.bytes.count {
+            for count in 0..<golden.bytes.count {
                 let cut = Array(golden.bytes[..<count])
                 let isRefused = try say(cut, to: fixture, "\(golden.name) cut at \(count)")
                 #expect(!isRefused, "\(golden.name) cut at \(count)")
@@ -76,7 +76,7 @@ struct HostileBytesTests {
         let fixture = try fixture()
         var refused = 0
         for golden in try Golden.requests() {
-            for bit in 0 ..< golden.bytes.count * 8 {
+            for bit in 0..<golden.bytes.count * 8 {
                 var bytes = golden.bytes
                 bytes[bit / 8] ^= 1 << UInt8(bit % 8)
                 // A length that grew is waited for: the rest of it comes too.
@@ -103,10 +103,10 @@ struct HostileBytesTests {
         defer { munmap(pages, 2 * pageBytes) }
         try #require(mprotect(pages + pageBytes, pageBytes, PROT_NONE) == 0)
         var confirmed = 0
-        for whole in 0 ..< 5 {
+        for whole in 0..<5 {
             for last in [publish] + (try Golden.requests()).map(\.bytes) {
-                for cut in 0 ..< last.count {
-                    let bytes = (0 ..< whole).flatMap { _ in publish } + last[..<cut]
+                for cut in 0..<last.count {
+                    let bytes = (0..<whole).flatMap { _ in publish } + last[..<cut]
                     guard !bytes.isEmpty, bytes.count <= pageBytes else { continue }
                     let client = try fixture.connect("edge")
                     let start = pages + pageBytes - bytes.count
@@ -131,7 +131,7 @@ struct HostileBytesTests {
             let fixture = try Fixture()
             let client = fixture.client
             var bytes = FrameHeader(opcode: .ping, correlation: 9).frame(body: [])
-            withUnsafeBytes(of: length.littleEndian) { bytes.replaceSubrange(0 ..< 4, with: $0) }
+            withUnsafeBytes(of: length.littleEndian) { bytes.replaceSubrange(0..<4, with: $0) }
             // The four bytes of the length are enough, alone or with what follows.
             client.send(Array(bytes[..<4]))
             #expect(client.isClosed, "length \(length)")
@@ -257,7 +257,9 @@ struct HostileBytesTests {
                     opcode: .publish, correlation: UInt64(frames.count + 1), stream: partition
                 ).frame(body: batch(values)))
         }
-        add(.subscribe, SubscribeRequest(queue: "split", creditRecords: 1, creditBytes: .max), stream: 5)
+        add(
+            .subscribe, SubscribeRequest(queue: "split", creditRecords: 1, creditBytes: .max),
+            stream: 5)
         add(.credit, Credit(records: 99, bytes: .max), stream: 5)
         add(.queueDescribe, QueueNameRequest(name: "nothing"))
         frames += try [Golden.bytes("tlv-optional"), Golden.bytes("tlv-mandatory-unknown")]
@@ -285,7 +287,7 @@ struct HostileBytesTests {
             told.statuses[correlation] = reply.header.status
         }
         for entry in client.confirms {
-            for request in 0 ..< UInt64(entry.requests) {
+            for request in 0..<UInt64(entry.requests) {
                 told.confirmed[entry.correlation + request] = entry.baseOffset + request
             }
         }
@@ -306,7 +308,7 @@ struct HostileBytesTests {
         #expect(whole.replies.count >= 7)
         #expect(try told([bytes]) == whole)
         #expect(try told(bytes.map { [$0] }) == whole)
-        for place in 1 ..< bytes.count {
+        for place in 1..<bytes.count {
             let split = try told([Array(bytes[..<place]), Array(bytes[place...])])
             #expect(split == whole, "split at \(place)")
         }

@@ -25,7 +25,7 @@ struct JournalSweepTests {
         let wanted =
             fixture.shard.machine.journal.openPosition
             + times * fixture.shard.machine.journal.geometry.capacity
-        for round in 0 ..< 50_000 where fixture.shard.machine.journal.openPosition < wanted {
+        for round in 0..<50_000 where fixture.shard.machine.journal.openPosition < wanted {
             let batch = batch(["\(round)"], bytes: 600)
             let sent = partitions.map { fixture.client.publish(batch, partition: $0) }
             fixture.shard.run { sent.allSatisfy { fixture.client.isAnswered($0) } }
@@ -72,7 +72,7 @@ struct JournalSweepTests {
             if asked.directory == .segments, let file = asked.file { files.insert(file) }
         }
         try publish(fixture, busy, rounds: 6)
-        #expect((8 ... 13).contains(fixture.counters.carriedBatches))
+        #expect((8...13).contains(fixture.counters.carriedBatches))
         #expect(!files.isEmpty)
         #expect(
             !files.contains {
@@ -89,7 +89,7 @@ struct JournalSweepTests {
             $0.limits.segmentBytes = 64 * 1024
             $0.limits.filesMax = 256
         }
-        let names = (0 ..< 4).map { "quiet-\($0)" }
+        let names = (0..<4).map { "quiet-\($0)" }
         let quiet = try names.flatMap { try fixture.create($0, partitions: 32) }
         for partition in quiet { try fixture.publish(1, to: partition, bytes: 900) }
         let busy = try fixture.create("busy")
@@ -118,6 +118,8 @@ struct JournalSweepTests {
         #expect(fixture.counters.awaitedChunks > 0)
         #expect(fixture.counters.parks > 0)
         fixture.shard.pass(milliseconds: 20_000)
-        #expect(fixture.shard.machine.journal.usedBytes < fixture.shard.machine.journal.geometry.capacity / 2)
+        #expect(
+            fixture.shard.machine.journal.usedBytes < fixture.shard.machine.journal.geometry
+                .capacity / 2)
     }
 }

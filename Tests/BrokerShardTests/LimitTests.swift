@@ -83,7 +83,7 @@ struct LimitTests {
         _ = try fixture.create("orders")
         let narrow = try narrow(fixture)
         let long = String(repeating: "x", count: 1500)
-        for number in 0 ..< 3 {
+        for number in 0..<3 {
             let alter = QueueAlterRequest(
                 name: "orders", labels: [Pair(name: "label\(number)", value: long)])
             #expect(
@@ -96,7 +96,9 @@ struct LimitTests {
         #expect(info.labels.map(\.name) == ["label0", "label1"])
     }
 
-    @Test("a subscription whose assignment does not fit the client's frames is not made, nor its group")
+    @Test(
+        "a subscription whose assignment does not fit the client's frames is not made, nor its group"
+    )
     func wideSubscription() throws {
         let fixture = try fixture()
         let wide = try fixture.create("wide", partitions: 300)
@@ -129,7 +131,7 @@ struct LimitTests {
     func sendMemory() throws {
         let fixture = try Fixture { $0.limits.sendMemoryBytesMax = 3 * $0.limits.sendBytesMax }
         let partition = try fixture.create("orders")[0]
-        let slow = try (0 ..< 3).map { try fixture.connect("slow \($0)") }
+        let slow = try (0..<3).map { try fixture.connect("slow \($0)") }
         for client in slow {
             _ = try #require(client.subscribe("orders", stream: 1))
             client.isReading = false
@@ -153,7 +155,7 @@ struct LimitTests {
     func sendMemoryOfTheGone() throws {
         let fixture = try Fixture { $0.limits.sendMemoryBytesMax = 2 * $0.limits.sendBytesMax }
         let partition = try fixture.create("orders")[0]
-        let slow = try (0 ..< 2).map { try fixture.connect("slow \($0)") }
+        let slow = try (0..<2).map { try fixture.connect("slow \($0)") }
         for client in slow {
             _ = try #require(client.subscribe("orders", stream: 1))
             client.isReading = false
@@ -173,7 +175,7 @@ struct LimitTests {
     @Test("a frame larger than a buffer gets the memory that small buffers gave back")
     func largeFrameAfterSmallOnes() {
         var pool = SendPool(bufferBytes: 1024, budgetBytes: 4096)
-        var buffers = (0 ..< 4).map { _ in SendBuffer() }
+        var buffers = (0..<4).map { _ in SendBuffer() }
         for index in buffers.indices {
             #expect(buffers[index].reserve(100, pool: &pool) != nil)
             buffers[index].commit(100)
@@ -200,15 +202,15 @@ struct LimitTests {
         fixture.shard.looksForUnannounced = true
         let partitions = try fixture.create("orders", partitions: 2)
         let ticks = try fixture.create("ticks", level: .memory)
-        for round in 0 ..< 40 {
+        for round in 0..<40 {
             for partition in partitions + ticks {
                 fixture.client.publish(
-                    batch((0 ..< 3).map { "\(round) \($0)" }, bytes: 900), partition: partition)
+                    batch((0..<3).map { "\(round) \($0)" }, bytes: 900), partition: partition)
             }
             fixture.shard.pass(milliseconds: 2)
         }
         fixture.shard.pass(milliseconds: 11_000)
-        let readers = try (0 ..< 3).map { try fixture.connect("reader \($0)") }
+        let readers = try (0..<3).map { try fixture.connect("reader \($0)") }
         for reader in readers { _ = try #require(reader.subscribe("orders", stream: 1)) }
         fixture.shard.run(steps: 3000) { readers.allSatisfy { $0.delivered.count == 240 } }
         #expect(readers.allSatisfy { $0.delivered.count == 240 })
@@ -219,7 +221,11 @@ struct LimitTests {
                 != nil)
         fixture.shard.pass(milliseconds: 22_000)
         let kept = fixture.shard.disk.allNames.filter {
-            if case .segment(let partition, _, _) = $0 { partitions.contains(partition) } else { false }
+            if case .segment(let partition, _, _) = $0 {
+                partitions.contains(partition)
+            } else {
+                false
+            }
         }
         #expect(kept.isEmpty)
         #expect(fixture.shard.unannounced == 0)
@@ -232,7 +238,7 @@ struct LimitTests {
     func sleeps() throws {
         let fixture = try Fixture()
         let partition = try fixture.create("orders")[0]
-        for _ in 0 ..< 3 {
+        for _ in 0..<3 {
             try fixture.publish(1, to: partition)
             fixture.shard.pass(milliseconds: 50)
             fixture.shard.cycle()

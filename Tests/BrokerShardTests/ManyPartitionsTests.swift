@@ -11,7 +11,7 @@ struct ManyPartitionsTests {
     /// Publishes to all partitions in turn until the shard has taken `checkpoints` more.
     private func publish(_ fixture: Fixture, _ partitions: [UInt32], checkpoints: UInt64) throws {
         let wanted = fixture.counters.checkpoints + checkpoints
-        for round in 0 ..< 2000 where fixture.counters.checkpoints < wanted {
+        for round in 0..<2000 where fixture.counters.checkpoints < wanted {
             let batch = batch(["\(round)"], bytes: 600)
             let sent = partitions.map { fixture.client.publish(batch, partition: $0) }
             fixture.shard.run { sent.allSatisfy { fixture.client.isAnswered($0) } }
@@ -105,7 +105,7 @@ struct ManyPartitionsTests {
         }
         let partition = try fixture.create("ticks", level: .memory)[0]
         let before = fixture.counters.checkpoints
-        let sent = (0 ..< 1500).map {
+        let sent = (0..<1500).map {
             fixture.client.publish(batch(["\($0)"], bytes: 900), partition: partition)
         }
         fixture.shard.run(steps: 50_000) { sent.allSatisfy { fixture.client.isAnswered($0) } }

@@ -15,7 +15,9 @@ struct ProducerProgressTests {
         return table
     }
 
-    private func judge(_ table: borrowing ProducerTable, _ sequence: UInt64) -> ProducerTable.Verdict {
+    private func judge(
+        _ table: borrowing ProducerTable, _ sequence: UInt64
+    ) -> ProducerTable.Verdict {
         table.judge(
             table.find(7, 3), producer: 7, epoch: 1, sequence: sequence, records: 1, anyStart: true)
     }
@@ -24,13 +26,13 @@ struct ProducerProgressTests {
     func allRunsAbove() {
         var table = table()
         // Every second offset is another producer's, so that each record is a run of its own.
-        for sequence in UInt64(0) ..< 10 {
+        for sequence in UInt64(0)..<10 {
             table.insert(7, 3, epoch: 1).pointee.stored(
                 sequence: sequence, count: 1, offset: sequence * 2, at: 1)
         }
         table.cut(partition: 3, at: 5)
         // Runs are kept of sequences 6 to 9, at 12 and above.
-        for sequence in UInt64(0) ..< 6 {
+        for sequence in UInt64(0)..<6 {
             #expect(judge(table, sequence) == .duplicate(nil), "sequence \(sequence)")
         }
         #expect(judge(table, 6) == .accept)
@@ -64,7 +66,7 @@ struct ProducerProgressTests {
     func retryAfterCrash() throws {
         let fixture = try Fixture { $0.limits.memoryFlushNanoseconds = .seconds(10_000) }
         let ticks = try fixture.create("ticks", level: .memory)[0]
-        let producers = try (0 ..< 2).map { _ in
+        let producers = try (0..<2).map { _ in
             try #require(
                 fixture.client.ask(
                     .producerOpen, ProducerOpenRequest(name: ""), reply: ProducerOpenReply.self))
@@ -75,15 +77,15 @@ struct ProducerProgressTests {
                 epoch: producers[producer].epoch, sequence: sequence)
         }
         // The two take turns. What fills chunks is written behind; a checkpoint knows of all.
-        for sequence in UInt64(0) ..< 18 {
-            for producer in 0 ..< 2 { try fixture.publish(numbered(producer, sequence), to: ticks) }
+        for sequence in UInt64(0)..<18 {
+            for producer in 0..<2 { try fixture.publish(numbered(producer, sequence), to: ticks) }
         }
         fixture.shard.pass(milliseconds: 20)
         let stored = fixture.counters.chunksWritten
         #expect(stored > 0)
         // The last rounds stay in memory only.
-        for sequence in UInt64(18) ..< 24 {
-            for producer in 0 ..< 2 {
+        for sequence in UInt64(18)..<24 {
+            for producer in 0..<2 {
                 try fixture.publish(numbered(producer, sequence, bytes: 8), to: ticks)
             }
         }
@@ -95,8 +97,8 @@ struct ProducerProgressTests {
 
         var random = SeededRandom(seed: 3)
         let after = try Fixture(disk: fixture.shard.disk.afterPowerCut(.none, &random))
-        for sequence in UInt64(0) ..< 24 {
-            for producer in 0 ..< 2 {
+        for sequence in UInt64(0)..<24 {
+            for producer in 0..<2 {
                 let entry = try after.publish(numbered(producer, sequence), to: ticks)
                 if sequence < 18 { #expect(entry.flags & ConfirmEntry.duplicateFlag != 0) }
             }

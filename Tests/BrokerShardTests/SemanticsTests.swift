@@ -20,8 +20,8 @@ struct SemanticsTests {
         try fixture.publish(5, to: partition, from: 5)
         let future = fixture.shard.wall + .seconds(1)
         let starts: [(StartPosition, [UInt64])] = [
-            (.start, Array(0 ..< 12)), (.end, [10, 11]), (.offset(7), Array(7 ..< 12)),
-            (.offset(10), [10, 11]), (.time(middle), Array(5 ..< 12)), (.time(0), Array(0 ..< 12)),
+            (.start, Array(0..<12)), (.end, [10, 11]), (.offset(7), Array(7..<12)),
+            (.offset(10), [10, 11]), (.time(middle), Array(5..<12)), (.time(0), Array(0..<12)),
             (.time(future), [11]),
         ]
         var clients: [SimulatedClient] = []
@@ -361,7 +361,8 @@ struct SemanticsTests {
         let client = fixture.client
         fixture.shard.override = { name, _ in name == "synced write" ? -5 : nil }
         let lost = client.publish(batch(["lost"]), partition: partition)
-        client.request(.queueCreate, QueueCreateRequest(name: "late", partitions: 1, level: .synced))
+        client.request(
+            .queueCreate, QueueCreateRequest(name: "late", partitions: 1, level: .synced))
         fixture.shard.run { fixture.counters.storageFailure != nil }
         fixture.shard.pass(milliseconds: 50)
         #expect(fixture.shard.overridesFired > 0)

@@ -54,7 +54,9 @@ struct StorageFault: Sendable, CustomStringConvertible {
         StorageFault(name: "a checkpoint's sync", says: ["syncing checkpoints/"]) {
             $0.kind == .sync && $0.directory == .checkpoints
         },
-        StorageFault(name: "the sync of a checkpoint's name", says: ["syncing the names in checkpoints"]) {
+        StorageFault(
+            name: "the sync of a checkpoint's name", says: ["syncing the names in checkpoints"]
+        ) {
             $0.kind == .syncNames && $0.directory == .checkpoints
         },
     ]
@@ -146,15 +148,16 @@ struct StorageFaultTests {
     func parked() throws {
         let fixture = try Fixture { $0.latencyMax = 2_000_000 }
         let partitions = try fixture.create("orders", partitions: 2)
-        let others = try (0 ..< 3).map { try fixture.connect("other \($0)") }
+        let others = try (0..<3).map { try fixture.connect("other \($0)") }
         var sent: [(SimulatedClient, UInt64)] = []
-        for number in 0 ..< 120 {
+        for number in 0..<120 {
             for client in others {
-                let values = (0 ..< 4).map { "\(number) \($0)" }
+                let values = (0..<4).map { "\(number) \($0)" }
                 sent.append(
                     (
                         client,
-                        client.publish(batch(values, bytes: 1200), partition: partitions[number % 2])
+                        client.publish(
+                            batch(values, bytes: 1200), partition: partitions[number % 2])
                     ))
             }
         }
@@ -176,7 +179,7 @@ struct StorageFaultTests {
     func failedRemoval() throws {
         let fixture = try Fixture { $0.limits.segmentBytes = 32 * 1024 }
         let brief = try fixture.create("brief")[0]
-        for number in 0 ..< 120 { try fixture.publish(batch(["\(number)"], bytes: 900), to: brief) }
+        for number in 0..<120 { try fixture.publish(batch(["\(number)"], bytes: 900), to: brief) }
         fixture.shard.pass(milliseconds: 12_000)
         fixture.shard.fault = { $0.kind == .remove ? -5 : nil }
         #expect(
@@ -206,7 +209,7 @@ struct StorageFaultTests {
                 $0.limits.segmentBytes = 32 * 1024
             }
             let orders = try fixture.create("orders")[0]
-            for number in 0 ..< 100 {
+            for number in 0..<100 {
                 try fixture.publish(batch(["\(number)"], bytes: 900), to: orders)
             }
             fixture.shard.pass(milliseconds: 12_000)

@@ -30,7 +30,8 @@ struct BrokenVariant: Sendable, CustomStringConvertible {
             name: "the journal's checksum is not seeded and a recycled block is accepted",
             scenario: .recycling
         ) { $0.checksumNotSeeded = true },
-        BrokenVariant(name: "sequences are not rebuilt from the journal", scenario: .producerRetry) {
+        BrokenVariant(name: "sequences are not rebuilt from the journal", scenario: .producerRetry)
+        {
             $0.sequenceNotPersisted = true
         },
         BrokenVariant(name: "groups of an older term are accepted", scenario: .killThenPowerCut) {
@@ -71,7 +72,7 @@ struct BrokenOnPurposeTests {
         var faults = StorageFaults()
         variant.fault(&faults)
         var caught: [String] = []
-        for seed in UInt64(1) ... 12 where caught.isEmpty {
+        for seed in UInt64(1)...12 where caught.isEmpty {
             do {
                 try CrashEnumerator(
                     scenario: variant.scenario, seed: seed, subsets: 3, faults: faults

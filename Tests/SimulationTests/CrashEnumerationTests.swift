@@ -10,7 +10,7 @@ struct CrashEnumerationTests {
         let isLong = getenv("MILLRACE_TORTURE") != nil
         let seeds: [UInt64] =
             getenv("SEED").flatMap { UInt64(String(cString: $0)) }.map { [$0] }
-            ?? (isLong ? Array(1 ... 40) : [1])
+            ?? (isLong ? Array(1...40) : [1])
         var points = 0
         var states: Set<UInt64> = []
         for scenario in Scenario.all {

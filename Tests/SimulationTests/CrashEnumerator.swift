@@ -54,7 +54,7 @@ final class CrashEnumerator {
         number += 1
         guard number % stride == 0 else { return }
         var survivals: [SimulatedDisk.Survival] = [.none, .all, .latest]
-        for _ in 0 ..< subsets { survivals.append(.some) }
+        for _ in 0..<subsets { survivals.append(.some) }
         for survival in survivals {
             let disk = runner.shard.disk.afterPowerCut(survival, &random)
             sectorsLost += disk.sectorsLost

@@ -17,7 +17,7 @@ struct DeleteDuringCheckpointTests {
         let orders = runner.createQueue(client, "orders")
         let producer = try #require(runner.openProducer(client))
         var isWaiting = false
-        for _ in 0 ..< 400 where !isWaiting {
+        for _ in 0..<400 where !isWaiting {
             for partition in busy {
                 runner.publish(client, producer, partition, records: 2, bytes: 900)
             }
@@ -27,12 +27,13 @@ struct DeleteDuringCheckpointTests {
         #expect(isWaiting, "the test needs a checkpoint that waits")
         runner.deleteQueue(client, "busy")
         let done = runner.shard.machine.counters.checkpoints
-        for _ in 0 ..< 60 {
+        for _ in 0..<60 {
             runner.publish(client, producer, orders[0], records: 4, bytes: 1500)
         }
         runner.settle(client, orders)
         #expect(runner.violation == nil)
-        #expect(runner.shard.machine.counters.checkpoints > done, "no checkpoint after the deletion")
+        #expect(
+            runner.shard.machine.counters.checkpoints > done, "no checkpoint after the deletion")
         #expect(runner.shard.run(until: { runner.shard.machine.checkpointer.phase == .idle }))
     }
 }

@@ -109,7 +109,7 @@ final class FaultRun {
         guard let producer, queues.count == 2, ticks.count == 1 else { return }
         queues += ticks
         _ = client.subscribe("orders", group: "desk", stream: 1)
-        for round in 1 ... 24 {
+        for round in 1...24 {
             for partition in queues {
                 runner.publish(client, producer, partition, records: 4, bytes: 700)
             }
@@ -126,7 +126,7 @@ final class FaultRun {
                 let brief = runner.createQueue(client, "brief")
                 guard let partition = brief.first else { return }
                 queues.append(partition)
-                for _ in 0 ..< 6 {
+                for _ in 0..<6 {
                     runner.publish(client, producer, partition, records: 4, bytes: 700)
                 }
                 runner.awaitAnswers(client, [partition])
@@ -151,7 +151,9 @@ final class FaultRun {
     }
 
     private func client(named name: String) throws -> SimulatedClient {
-        guard let client = runner.connect(name) else { throw Violation("no connection for \(name)") }
+        guard let client = runner.connect(name) else {
+            throw Violation("no connection for \(name)")
+        }
         return client
     }
 
@@ -199,7 +201,9 @@ final class FaultRun {
             .queueCreate, QueueCreateRequest(name: "late", partitions: 1, level: .synced))
         shard.run(steps: 200) { client.status(of: create) != nil }
         guard client.status(of: create) == .storageFailed else {
-            throw Violation("after the failure a change is answered with \(client.replies[create]?.header.status ?? 0)")
+            throw Violation(
+                "after the failure a change is answered with \(client.replies[create]?.header.status ?? 0)"
+            )
         }
     }
 
@@ -238,13 +242,15 @@ struct FaultEnumerationTests {
         var fired = 0
         var kinds: [String: Int] = [:]
         var syncedChunks = 0
-        for number in 1 ... operations {
+        for number in 1...operations {
             let run = try FaultRun(seed: 3)
             do {
                 try run.play(mode, at: number)
                 try run.check(mode)
             } catch {
-                throw Violation("operation \(number), \(mode), \(run.fired.first?.kind.rawValue ?? ""): \(error)")
+                throw Violation(
+                    "operation \(number), \(mode), \(run.fired.first?.kind.rawValue ?? ""): \(error)"
+                )
             }
             guard let first = run.fired.first else { continue }
             fired += 1
@@ -267,19 +273,21 @@ struct FaultEnumerationTests {
         #expect(syncedChunks > 0)
     }
 
-    @Test("whichever operation of a recovery fails, it says which, and the next one finds everything")
+    @Test(
+        "whichever operation of a recovery fails, it says which, and the next one finds everything")
     func everyOperationOfRecovery() throws {
         let before = try FaultRun(seed: 5)
         try before.play(.once, at: 220)
         var random = SeededRandom(seed: 5)
         let crashed = before.runner.shard.disk.afterKill(&random)
         var failures = 0
-        for number in 1 ... 10_000 {
+        for number in 1...10_000 {
             let disk = crashed.afterKill(&random)
             disk.fail((number, number % 2 == 0 ? 28 : 5))
             do throws(RecoveryError) {
                 _ = try SimulatedShard(
-                    disk: disk, settings: FaultRun.settings, seed: 1, wall: before.runner.shard.wall)
+                    disk: disk, settings: FaultRun.settings, seed: 1, wall: before.runner.shard.wall
+                )
                 #expect(disk.failures == 0, "operation \(number) failed and nobody noticed")
             } catch {
                 guard case .storage(let failure) = error else {
@@ -302,7 +310,7 @@ struct FaultEnumerationTests {
     @Test("whichever operation of a directory's making fails, the next start makes it")
     func everyOperationOfMaking() throws {
         var failures = 0
-        for number in 1 ... 1000 {
+        for number in 1...1000 {
             let disk = SimulatedDisk()
             disk.fail((number, 28))
             let first = try? SimulatedShard(disk: disk, settings: FaultRun.settings, seed: 1)

@@ -8,9 +8,11 @@ internal import Testing
 /// the disk completes, and crash enumeration tries few orders.
 @Suite("Many seeds")
 struct ManySeedsTests {
-    @Test("every scenario comes to its end, whatever the order of completions", arguments: Scenario.all)
+    @Test(
+        "every scenario comes to its end, whatever the order of completions",
+        arguments: Scenario.all)
     func everyScenario(scenario: Scenario) throws {
-        let seeds: ClosedRange<UInt64> = getenv("MILLRACE_TORTURE") != nil ? 1 ... 5000 : 1 ... 300
+        let seeds: ClosedRange<UInt64> = getenv("MILLRACE_TORTURE") != nil ? 1...5000 : 1...300
         for seed in seeds {
             // No checkpoint by the clock comes to the aid of who waits.
             var settings = scenario.settings

@@ -39,7 +39,7 @@ struct Scenario: Sendable, CustomStringConvertible {
         let queue = runner.createQueue(client, "orders", partitions: 2)
         _ = client.subscribe("orders", stream: 1)
         let producer = try producer(runner, client)
-        for round in 0 ..< 24 {
+        for round in 0..<24 {
             for partition in queue {
                 runner.publish(client, producer, partition, records: 1 + round % 3)
             }
@@ -52,7 +52,7 @@ struct Scenario: Sendable, CustomStringConvertible {
         let client = try client(runner)
         let queue = runner.createQueue(client, "ticks", level: .memory)
         let producer = try producer(runner, client)
-        for round in 0 ..< 60 {
+        for round in 0..<60 {
             runner.publish(client, producer, queue[0], records: 4, bytes: 200)
             if round % 10 == 9 {
                 runner.settle(client, queue)
@@ -68,7 +68,7 @@ struct Scenario: Sendable, CustomStringConvertible {
         let orders = runner.createQueue(client, "orders")
         let ticks = runner.createQueue(client, "ticks", level: .memory)
         let producer = try producer(runner, client)
-        for round in 0 ..< 30 {
+        for round in 0..<30 {
             runner.publish(client, producer, orders[0])
             runner.publish(client, producer, ticks[0], records: 3, bytes: 300)
             if round % 6 == 5 { runner.settle(client, orders + ticks) }
@@ -81,7 +81,7 @@ struct Scenario: Sendable, CustomStringConvertible {
         let client = try client(runner)
         let queue = runner.createQueue(client, "orders", partitions: 2)
         let producer = try producer(runner, client)
-        for _ in 0 ..< 10 {
+        for _ in 0..<10 {
             for partition in queue { runner.publish(client, producer, partition, records: 2) }
         }
         runner.settle(client, queue)
@@ -105,8 +105,8 @@ struct Scenario: Sendable, CustomStringConvertible {
         let client = try client(runner)
         let queue = runner.createQueue(client, "orders")
         let producer = try producer(runner, client)
-        for _ in 0 ..< 80 {
-            for _ in 0 ..< 4 { runner.publish(client, producer, queue[0], records: 2, bytes: 500) }
+        for _ in 0..<80 {
+            for _ in 0..<4 { runner.publish(client, producer, queue[0], records: 2, bytes: 500) }
             runner.settle(client, queue)
         }
     }
@@ -115,7 +115,7 @@ struct Scenario: Sendable, CustomStringConvertible {
         let client = try client(runner)
         let queue = runner.createQueue(client, "orders", partitions: 3)
         let producer = try producer(runner, client)
-        for round in 0 ..< 140 {
+        for round in 0..<140 {
             runner.publish(client, producer, queue[round % 3], records: 3, bytes: 700)
             runner.publish(client, producer, queue[(round + 1) % 3], records: 3, bytes: 700)
             runner.settle(client, queue)
@@ -124,7 +124,7 @@ struct Scenario: Sendable, CustomStringConvertible {
 
     static let createAndDelete = Scenario(name: "queue create and delete") { runner in
         let client = try client(runner)
-        for round in 0 ..< 6 {
+        for round in 0..<6 {
             let name = "queue-\(round)"
             let queue = runner.createQueue(client, name, partitions: 2)
             let producer = try producer(runner, client)
@@ -138,7 +138,7 @@ struct Scenario: Sendable, CustomStringConvertible {
     static let alter = Scenario(name: "queue alter") { runner in
         let client = try client(runner)
         _ = runner.createQueue(client, "orders")
-        for round in 0 ..< 10 {
+        for round in 0..<10 {
             runner.alter(
                 client, "orders",
                 labels: [
@@ -154,11 +154,11 @@ struct Scenario: Sendable, CustomStringConvertible {
         var client = try client(runner)
         let queue = runner.createQueue(client, "orders", partitions: 2)
         let producer = try producer(runner, client)
-        for life in 0 ..< 3 {
-            for _ in 0 ..< 8 {
+        for life in 0..<3 {
+            for _ in 0..<8 {
                 for partition in queue { runner.publish(client, producer, partition, records: 2) }
             }
-            for _ in 0 ..< 5 { runner.shard.step() }
+            for _ in 0..<5 { runner.shard.step() }
             runner.note(client)
             if runner.violation != nil { return }
             try runner.crash(life % 2 == 0 ? .some : SimulatedDisk.Survival.none)
@@ -180,7 +180,7 @@ struct Scenario: Sendable, CustomStringConvertible {
         let client = try client(runner)
         let queue = runner.createQueue(client, "orders", partitions: 2)
         let producer = try producer(runner, client)
-        for _ in 0 ..< 120 {
+        for _ in 0..<120 {
             for partition in queue {
                 runner.publish(client, producer, partition, records: 4, bytes: 1200)
             }
@@ -193,8 +193,8 @@ struct Scenario: Sendable, CustomStringConvertible {
         let queue = runner.createQueue(client, "orders", partitions: 2)
         let ticks = runner.createQueue(client, "ticks", level: .memory)
         let producer = try producer(runner, client)
-        for life in 0 ..< 5 {
-            for _ in 0 ..< 6 {
+        for life in 0..<5 {
+            for _ in 0..<6 {
                 for partition in queue { runner.publish(client, producer, partition, records: 3) }
                 runner.publish(client, producer, ticks[0], records: 2)
             }
@@ -211,9 +211,9 @@ struct Scenario: Sendable, CustomStringConvertible {
         var client = try client(runner)
         let queue = runner.createQueue(client, "orders", partitions: 2)
         let producer = try producer(runner, client)
-        for life in 0 ..< 8 {
+        for life in 0..<8 {
             // Two writes are in flight when the process dies: whole in the device's cache, or not.
-            for _ in 0 ..< 1 + life % 3 {
+            for _ in 0..<1 + life % 3 {
                 runner.publish(client, producer, queue[0], records: 2)
                 runner.publish(client, producer, queue[1], records: 3)
             }
@@ -238,10 +238,10 @@ struct Scenario: Sendable, CustomStringConvertible {
     static let namedProducer = Scenario(name: "a named producer and its next epoch") { runner in
         let client = try client(runner)
         let queue = runner.createQueue(client, "orders")
-        for _ in 0 ..< 5 {
+        for _ in 0..<5 {
             let producer = try producer(runner, client, name: "gateway")
             let anonymous = try Scenario.producer(runner, client)
-            for _ in 0 ..< 3 {
+            for _ in 0..<3 {
                 runner.publish(client, anonymous, queue[0], records: 2)
                 runner.settle(client, queue)
             }
@@ -256,7 +256,7 @@ struct Scenario: Sendable, CustomStringConvertible {
         let producer = try producer(runner, client)
         runner.publish(client, producer, queue[0], records: 2)
         runner.settle(client, queue)
-        for round in 0 ..< 100 {
+        for round in 0..<100 {
             runner.publish(client, producer, queue[1], records: 4, bytes: 900)
             runner.settle(client, queue)
             if round == 60 { runner.publish(client, producer, queue[0]) }
@@ -274,7 +274,7 @@ struct Scenario: Sendable, CustomStringConvertible {
         let client = try client(runner)
         let queue = runner.createQueue(client, "orders", partitions: 12)
         let producer = try producer(runner, client)
-        for round in 0 ..< 36 {
+        for round in 0..<36 {
             for partition in queue {
                 runner.publish(client, producer, partition, bytes: 500 + 10 * round)
             }
@@ -287,7 +287,7 @@ struct Scenario: Sendable, CustomStringConvertible {
         let orders = runner.createQueue(client, "orders")
         let ticks = runner.createQueue(client, "ticks", level: .memory)
         let producer = try producer(runner, client)
-        for _ in 0 ..< 12 {
+        for _ in 0..<12 {
             runner.publish(client, producer, orders[0], records: 2)
             runner.publish(client, producer, ticks[0], records: 2)
         }
@@ -307,7 +307,7 @@ struct Scenario: Sendable, CustomStringConvertible {
         let client = try client(runner)
         let queue = runner.createQueue(client, "orders", partitions: 9)
         let producer = try producer(runner, client)
-        for round in 0 ..< 30 {
+        for round in 0..<30 {
             for partition in queue {
                 runner.publish(client, producer, partition, bytes: 400 + 20 * round)
             }
@@ -320,8 +320,8 @@ struct Scenario: Sendable, CustomStringConvertible {
         var client = try client(runner)
         let queue = runner.createQueue(client, "orders")
         let producer = try producer(runner, client)
-        for _ in 0 ..< 40 {
-            for _ in 0 ..< 3 { runner.publish(client, producer, queue[0], records: 2, bytes: 600) }
+        for _ in 0..<40 {
+            for _ in 0..<3 { runner.publish(client, producer, queue[0], records: 2, bytes: 600) }
             runner.settle(client, queue)
         }
         if runner.violation != nil { return }
@@ -329,7 +329,7 @@ struct Scenario: Sendable, CustomStringConvertible {
         guard runner.start(), let next = runner.connect() else { return }
         client = next
         _ = client.subscribe("orders", stream: 4)
-        for _ in 0 ..< 10 {
+        for _ in 0..<10 {
             runner.publish(client, producer, queue[0], records: 2, bytes: 600)
             runner.settle(client, queue)
         }
@@ -339,10 +339,10 @@ struct Scenario: Sendable, CustomStringConvertible {
         let client = try client(runner)
         let orders = runner.createQueue(client, "orders")
         let producer = try producer(runner, client)
-        for round in 0 ..< 12 {
+        for round in 0..<12 {
             let name = "busy-\(round)"
             let busy = runner.createQueue(client, name, partitions: 3)
-            for _ in 0 ..< 6 {
+            for _ in 0..<6 {
                 for partition in busy {
                     runner.publish(client, producer, partition, records: 3, bytes: 900)
                 }

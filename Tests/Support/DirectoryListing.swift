@@ -43,7 +43,7 @@ package struct DirectoryListing {
             guard digits.count == words[1].utf8.count, digits.count % 2 == 0,
                 start + digits.count / 2 <= files[files.count - 1].bytes.count
             else { throw ParseError(description: "no bytes of the file: \(line)") }
-            for place in 0 ..< digits.count / 2 {
+            for place in 0..<digits.count / 2 {
                 files[files.count - 1].bytes[start + place] = UInt8(
                     digits[2 * place] << 4 | digits[2 * place + 1])
             }
@@ -55,7 +55,7 @@ package struct DirectoryListing {
         for (name, bytes) in files {
             lines.append("file \(name.path) \(bytes.count)")
             for start in stride(from: 0, to: bytes.count, by: Self.rowBytes) {
-                let row = bytes[start ..< min(start + Self.rowBytes, bytes.count)]
+                let row = bytes[start..<min(start + Self.rowBytes, bytes.count)]
                 guard row.contains(where: { $0 != 0 }) else { continue }
                 let digits = row.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
                 lines.append("\(String(start, radix: 16)) \(digits)")

@@ -1,6 +1,6 @@
 internal import BrokerBasics
-package import WireProtocol
 internal import BrokerShard
+package import WireProtocol
 
 /// What a scenario's clients asked for and were told: the oracle of every crash.
 ///
@@ -59,7 +59,7 @@ package final class History {
     package func confirm(_ entries: [ConfirmEntry]) {
         for entry in entries {
             var offset = entry.baseOffset
-            for request in 0 ..< UInt64(entry.requests) {
+            for request in 0..<UInt64(entry.requests) {
                 let correlation = entry.correlation + request
                 guard
                     let place = sent[entry.partition]?.firstIndex(where: {
@@ -208,7 +208,8 @@ extension History {
         var next: UInt64 = 0
         var seen: Set<[UInt64]> = []
         for record in records {
-            while let hole = lost.first(where: { $0.range.lowerBound == next }), !hole.range.isEmpty {
+            while let hole = lost.first(where: { $0.range.lowerBound == next }), !hole.range.isEmpty
+            {
                 next = hole.range.upperBound
             }
             guard record.offset == next else {

@@ -1,8 +1,8 @@
 package import BrokerBasics
+internal import BrokerCore
 internal import BrokerShard
 internal import LogStorage
 package import WireProtocol
-internal import BrokerCore
 
 /// A scenario's hands: a broker in the simulator, clients, and the history that every crash is held
 /// against.
@@ -84,7 +84,7 @@ package final class ScenarioRunner {
     ) -> [UInt32] {
         let first = shard.machine.state.nextPartition
         history.queues[name] = History.QueueFacts(
-            name: name, level: level, partitions: (0 ..< partitions).map { first + $0 })
+            name: name, level: level, partitions: (0..<partitions).map { first + $0 })
         let info = client.ask(
             .queueCreate, QueueCreateRequest(name: name, partitions: partitions, level: level),
             reply: QueueInfo.self)
@@ -136,7 +136,7 @@ package final class ScenarioRunner {
         sequences[key] = sequence + UInt64(records)
         var builder = BatchBuilder()
         var values: [[UInt8]] = []
-        for place in 0 ..< UInt64(records) {
+        for place in 0..<UInt64(records) {
             let value = History.value(
                 producer: producer.producerID, sequence: sequence + place, partition: partition,
                 bytes: bytes)

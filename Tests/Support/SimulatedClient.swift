@@ -1,6 +1,6 @@
 internal import BrokerBasics
-package import WireProtocol
 internal import BrokerShard
+package import WireProtocol
 
 /// A client in memory: says frames, keeps what it is told.
 package final class SimulatedClient {
@@ -184,7 +184,7 @@ package final class SimulatedClient {
                 lost.append(
                     Lost(
                         partition: partition,
-                        range: offset ..< StoredBatch.endOffset(at: batch), epoch: epoch))
+                        range: offset..<StoredBatch.endOffset(at: batch), epoch: epoch))
             } else {
                 var reader = RecordReader(batch: batch + StoredBatch.stampBytes)
                 var place: UInt64 = 0

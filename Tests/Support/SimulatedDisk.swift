@@ -130,7 +130,7 @@ package final class SimulatedDisk: RecoveryStorage {
                     bytes += [UInt8](repeating: 0, count: position + count - bytes.count)
                 }
                 bytes.replaceSubrange(
-                    position ..< position + count, with: write.bytes[at ..< at + count])
+                    position..<position + count, with: write.bytes[at..<at + count])
                 sectorsKept += 1
             } else {
                 sectorsLost += 1
@@ -152,7 +152,7 @@ package final class SimulatedDisk: RecoveryStorage {
         for inode in disk.inodes.keys.sorted() {
             disk.inodes[inode]?.pending.removeAll { !$0.isComplete && random.chance(1, in: 2) }
             if let count = disk.inodes[inode]?.pending.count {
-                for place in 0 ..< count { disk.inodes[inode]?.pending[place].isComplete = true }
+                for place in 0..<count { disk.inodes[inode]?.pending[place].isComplete = true }
             }
         }
         return disk
@@ -266,7 +266,7 @@ package final class SimulatedDisk: RecoveryStorage {
             let to = min(end, start + source.count)
             guard from < to else { return }
             bytes.replaceSubrange(
-                from - position ..< to - position, with: source[from - start ..< to - start])
+                from - position..<to - position, with: source[from - start..<to - start])
         }
         lay(file.durable, at: 0)
         for write in file.pending where write.isComplete { lay(write.bytes, at: write.position) }
@@ -310,7 +310,9 @@ package final class SimulatedDisk: RecoveryStorage {
         _ file: FileName, at position: UInt64, into buffer: UnsafeMutableRawBufferPointer
     ) throws(StorageFailure) -> Int {
         try look("reading \(file.path)")
-        guard let inode = names[file] else { throw StorageFailure("no file \(file.path)", errno: 2) }
+        guard let inode = names[file] else {
+            throw StorageFailure("no file \(file.path)", errno: 2)
+        }
         let bytes = contents(inode, position: Int(position), count: buffer.count)
         buffer.copyBytes(from: bytes)
         return bytes.count

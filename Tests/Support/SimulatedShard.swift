@@ -94,7 +94,8 @@ package final class SimulatedShard {
     package private(set) var unannounced = 0
 
     package init(
-        disk: SimulatedDisk, settings: Settings, seed: UInt64, wall: UInt64 = 1_700_000_000_000_000_000
+        disk: SimulatedDisk, settings: Settings, seed: UInt64,
+        wall: UInt64 = 1_700_000_000_000_000_000
     ) throws(RecoveryError) {
         self.disk = disk
         self.settings = settings
@@ -115,7 +116,7 @@ package final class SimulatedShard {
                 monotonic: MonotonicTime(nanoseconds: now), wall: WallTime(nanoseconds: wall)),
             faults: settings.faults)
         effects = EffectBuffer(capacity: settings.effectsPerCycle)
-        for index in 0 ..< settings.geometry.fileCount {
+        for index in 0..<settings.geometry.fileCount {
             inodes[FileSlot(index)] = disk.open(.journal(index), create: false)
             fileNames[FileSlot(index)] = .journal(index)
         }
@@ -176,7 +177,7 @@ package final class SimulatedShard {
             machine.emit(into: &effects)
             let count = effects.count
             var taken: [Effect] = []
-            for place in 0 ..< count { taken.append(effects[place]) }
+            for place in 0..<count { taken.append(effects[place]) }
             effects.removeAll()
             if looksForUnannounced { takeRest(&taken) }
             for effect in taken { carryOut(effect) }
@@ -190,7 +191,7 @@ package final class SimulatedShard {
         let isAnnounced = machine.nextDeadline <= time
         machine.emit(into: &effects)
         if effects.count > 0, !isAnnounced { unannounced += 1 }
-        for place in 0 ..< effects.count { taken.append(effects[place]) }
+        for place in 0..<effects.count { taken.append(effects[place]) }
         effects.removeAll()
     }
 
@@ -221,7 +222,8 @@ package final class SimulatedShard {
         ) -> Asked {
             let file = fileNames[slot]
             return Asked(
-                kind: kind, file: file, directory: file?.directory ?? .root, number: operationNumber,
+                kind: kind, file: file, directory: file?.directory ?? .root,
+                number: operationNumber,
                 position: position, bytes: bytes)
         }
         switch operation {
@@ -370,7 +372,7 @@ package final class SimulatedShard {
     /// Steps until `condition` holds; false when it does not within `steps`.
     @discardableResult
     package func run(steps: Int = 20_000, until condition: () -> Bool) -> Bool {
-        for _ in 0 ..< steps {
+        for _ in 0..<steps {
             if condition() { return true }
             step()
         }

@@ -322,7 +322,9 @@ package enum MetricTable {
         counter("chunk_written_bytes_total", "Bytes written to segments.", unit: .bytes) {
             $0.chunkBytesWritten
         },
-        counter("carried_batches_total", "Batches of quiet partitions copied forward in the journal.") {
+        counter(
+            "carried_batches_total", "Batches of quiet partitions copied forward in the journal."
+        ) {
             $0.carriedBatches
         },
         counter(

@@ -1,7 +1,7 @@
 internal import BrokerBasics
 internal import BrokerCore
-internal import WireProtocol
 internal import LogStorage
+internal import WireProtocol
 
 extension ShardMachine {
     mutating func queueCreate(_ request: Request) -> Outcome {
@@ -23,7 +23,8 @@ extension ShardMachine {
         else {
             return refuse(
                 request, .tooManyPartitions,
-                "\(create.partitions) partitions; 1 to \(limits.partitionsPerQueueMax) are possible")
+                "\(create.partitions) partitions; 1 to \(limits.partitionsPerQueueMax) are possible"
+            )
         }
         guard state.queue(named: create.name) == nil else {
             return refuse(request, .queueExists, "queue \(create.name) exists")
@@ -38,7 +39,7 @@ extension ShardMachine {
         let queue = Queue(
             id: state.nextQueue, name: create.name, level: level,
             createdAt: now.wall.nanoseconds, labels: create.labels,
-            partitions: (0 ..< create.partitions).map { first + $0 })
+            partitions: (0..<create.partitions).map { first + $0 })
         if let refused = refuseTooLarge(request, planned(queue)) { return refused }
         guard change(.queueCreated(queue)) else { return .park }
         return reply(request, info(of: queue, withPartitions: true))

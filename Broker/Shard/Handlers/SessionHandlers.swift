@@ -1,7 +1,7 @@
 internal import BrokerBasics
 internal import BrokerCore
-package import WireProtocol
 internal import LogStorage
+package import WireProtocol
 
 extension ShardMachine {
     /// HELLO: agrees on a version and a frame size, and says who the server is.
@@ -13,7 +13,8 @@ extension ShardMachine {
         guard connection.pointee.state == .fresh else {
             return refuse(request, .badRequest, "HELLO was said before on this connection")
         }
-        guard hello.versionMin <= FrameHeader.version, hello.versionMax >= FrameHeader.version else {
+        guard hello.versionMin <= FrameHeader.version, hello.versionMax >= FrameHeader.version
+        else {
             return refuseHello(
                 request, .unsupportedVersion,
                 "this server speaks version \(FrameHeader.version); the client offers "
