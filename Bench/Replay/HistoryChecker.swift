@@ -161,7 +161,8 @@ package struct HistoryChecker {
         advance(partition, from: range.lowerBound, to: range.upperBound)
         partitions[partition].lost.append(range)
         report.lostOffsets += UInt64(range.count)
-        if level == .synced {
+        // A killed process takes nothing of what was written.
+        if level > .memory {
             report.add(.lostRange, "partition \(partition): offsets \(range) are said to be lost")
         }
     }
@@ -271,7 +272,7 @@ package struct HistoryChecker {
         case .unconfirmed:
             if offset != Self.unseen { report.unconfirmedButThere += 1 }
         case .confirmed(let place) where offset == Self.unseen:
-            if level != .synced, isLost(place, partition: partition) {
+            if level == .memory, isLost(place, partition: partition) {
                 report.lostConfirmed += 1
             } else {
                 report.add(
@@ -289,7 +290,7 @@ package struct HistoryChecker {
             }
         case .confirmedSomewhere:
             guard offset == Self.unseen else { return }
-            if level != .synced, !partitions[partition].lost.isEmpty {
+            if level == .memory, !partitions[partition].lost.isEmpty {
                 report.lostConfirmed += 1
             } else {
                 report.add(.missing, "\(tag), confirmed as a duplicate, partition \(partition)")

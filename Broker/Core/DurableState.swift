@@ -161,10 +161,12 @@ public struct DurableState: ~Copyable {
         public var wallTime: UInt64
         /// Written by an orderly stop: nothing was in memory only.
         public var isClean: Bool
+        /// The run of the machine in which it was written; 0: not known.
+        public var boot: UInt64
 
         public init(
             term: UInt64, termStart: UInt64, journal: UInt64, replayFrom: UInt64,
-            wallTime: UInt64, isClean: Bool
+            wallTime: UInt64, isClean: Bool, boot: UInt64 = 0
         ) {
             self.term = term
             self.termStart = termStart
@@ -172,10 +174,12 @@ public struct DurableState: ~Copyable {
             self.replayFrom = replayFrom
             self.wallTime = wallTime
             self.isClean = isClean
+            self.boot = boot
         }
     }
 
-    private static let snapshotVersion: UInt32 = 1
+    /// 1: without `boot`, and without what the level `written` needs of a partition.
+    private static let snapshotVersion: UInt32 = 2
 
     public func snapshot(at position: Position, faults: StorageFaults) -> [UInt8] {
         var builder = ByteBuilder()
@@ -186,6 +190,7 @@ public struct DurableState: ~Copyable {
         builder.put(position.replayFrom)
         builder.put(position.wallTime)
         builder.put(position.isClean)
+        builder.put(position.boot)
         builder.put(nextQueue)
         builder.put(nextPartition)
         builder.put(nextProducer)
@@ -243,16 +248,22 @@ public struct DurableState: ~Copyable {
         builder.put(partition.pointee.id)
         builder.put(partition.pointee.log.epoch)
         builder.put(partition.pointee.log.startOffset)
-        builder.put(partition.pointee.log.endOffset)
+        let declared = partition.pointee.declaredLost
+        let segments = partition.pointee.log.segments.filter { $0.syncedBytes > 0 }
+        let durableEnd = segments.last?.syncedEndOffset ?? partition.pointee.log.startOffset
+        // A lost range that neither journal nor segments hold: the next recovery declares it again.
+        let unheld =
+            partition.pointee.lostIsUnjournalled
+            ? declared.last.flatMap { $0.upperBound > durableEnd ? $0 : nil } : nil
+        builder.put(unheld?.lowerBound ?? partition.pointee.log.endOffset)
         // A reservation that is staged counts: the snapshot holds once its group is durable.
         builder.put(max(partition.pointee.reservedEnd, partition.pointee.reservingEnd))
-        let segments = partition.pointee.log.segments.filter { $0.syncedBytes > 0 }
         // The restored log ends where its segments do. A lost range behind that is not in it: the
         // next recovery finds it again, in a segment or by the reservation, and counts it then.
-        let durableEnd = segments.last?.syncedEndOffset ?? partition.pointee.log.startOffset
-        let declared = partition.pointee.declaredLost
-        let pending = declared.upperBound > durableEnd ? UInt64(declared.count) : 0
+        let pending = declared.filter { $0.upperBound > durableEnd }
+            .reduce(UInt64(0)) { $0 + UInt64($1.count) }
         builder.put(partition.pointee.lostRecords - pending)
+        builder.put(unheld != nil)
         builder.put(partition.pointee.log.lastAppendTime)
         builder.put(partition.pointee.log.durableBytes)
         builder.put(UInt32(segments.count))
@@ -272,10 +283,12 @@ public struct DurableState: ~Copyable {
         _ payload: UnsafeRawBufferPointer
     ) throws(ByteParserError) -> (position: Position, ends: [UInt32: UInt64]) {
         var parser = ByteParser(payload)
-        guard try parser.u32() == Self.snapshotVersion else { throw .invalid }
-        let position = Position(
+        let version = try parser.u32()
+        guard version >= 1, version <= Self.snapshotVersion else { throw .invalid }
+        var position = Position(
             term: try parser.u64(), termStart: try parser.u64(), journal: try parser.u64(),
             replayFrom: try parser.u64(), wallTime: try parser.u64(), isClean: try parser.bool())
+        if version >= 2 { position.boot = try parser.u64() }
         nextQueue = try parser.u32()
         nextPartition = try parser.u32()
         nextProducer = try parser.u64()
@@ -285,7 +298,7 @@ public struct DurableState: ~Copyable {
             let queue = try Queue(from: &parser)
             for index in queue.partitions.indices {
                 let (partition, end) = try Self.partition(
-                    from: &parser, queue: queue, index: UInt32(index))
+                    from: &parser, version: version, queue: queue, index: UInt32(index))
                 ends[partition.id] = end
                 add(partition)
             }
@@ -321,7 +334,7 @@ public struct DurableState: ~Copyable {
     }
 
     private static func partition(
-        from parser: inout ByteParser, queue: Queue, index: UInt32
+        from parser: inout ByteParser, version: UInt32, queue: Queue, index: UInt32
     ) throws(ByteParserError) -> (Partition, UInt64) {
         let id = try parser.u32()
         let epoch = try parser.u32()
@@ -329,6 +342,7 @@ public struct DurableState: ~Copyable {
         let end = try parser.u64()
         let reservedEnd = try parser.u64()
         let lostRecords = try parser.u64()
+        let lostIsUnjournalled = version >= 2 ? try parser.bool() : false
         let lastAppendTime = try parser.u64()
         let durableBytes = try parser.u64()
         var segments: [SegmentInfo] = []
@@ -352,6 +366,7 @@ public struct DurableState: ~Copyable {
         partition.reservedEnd = reservedEnd
         partition.reservingEnd = reservedEnd
         partition.lostRecords = lostRecords
+        partition.lostIsUnjournalled = lostIsUnjournalled
         return (partition, end)
     }
 }

@@ -16,13 +16,15 @@ public struct Partition {
     /// Every offset below it meets the queue's durability level, and may be delivered: on one node
     /// the high watermark is the same.
     public private(set) var committed: UInt64
-    /// `memory`: offsets below it may be given out; the journal says so.
+    /// Below `synced`: offsets below it may be given out; the journal says so.
     public var reservedEnd: UInt64
     /// A reservation is staged up to here.
     public var reservingEnd: UInt64
     public var lostRecords: UInt64 = 0
-    /// The range that the last recovery found lost, and counted; its batch begins this term's tail.
-    public var declaredLost: Range<UInt64> = 0 ..< 0
+    /// Ranges that a recovery found lost, and counted, whose batches may still be in the tail only.
+    public var declaredLost: [Range<UInt64>] = []
+    /// `written`: the last of them is in the tail and not in the journal.
+    public var lostIsUnjournalled = false
     public var records: UInt64 = 0
 
     /// The first of the readers here, an index into the shard's pool; -1 when there is none.

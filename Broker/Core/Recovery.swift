@@ -9,7 +9,8 @@ internal import WireProtocol
 //     entries at or above the checkpoint's position are applied.
 //  4. Partitions at `memory` are not in the journal: their segments are followed past what the
 //     checkpoint knows. What was reserved above their end may have been given out: it becomes a
-//     `lost` range under a new epoch.
+//     `lost` range under a new epoch. So with partitions at `written`, if the machine was started
+//     anew in between: what was written in this run of the machine is still there.
 //  5. What was read but is not known to be on stable storage is synced, so that nobody is shown what
 //     the next power cut takes away.
 //
@@ -48,6 +49,9 @@ public struct RecoveryOptions: Sendable {
     public var serverID: UInt64
     public var journalID: UInt64
     public var now: WallTime
+    /// Tells this run of the machine from others; 0 when that can't be known. What was written in this
+    /// run can't be lost by now, synced or not.
+    public var boot: UInt64 = 0
     public var faults = StorageFaults()
 
     public init(
@@ -136,6 +140,7 @@ public struct Recovery {
         report.removedFiles = orphans.count
         position.journal = scan.end
         position.wallTime = max(position.wallTime, scan.lastWallTime)
+        position.boot = options.boot
         return RecoveredShard(
             identity: identity, state: state, position: position, checkpointSequence: sequence,
             orphans: orphans, report: report)
@@ -357,6 +362,13 @@ public struct Recovery {
         partition.pointee.log.appended(
             storedBytes: storedBytes, end: endOffset,
             appendTime: StoredBatch.appendTime(at: base), journalPosition: entry.position)
+        guard !BatchHeader(at: base + StoredBatch.stampBytes).isLost else {
+            // Behind the segments that the checkpoint knows, so not counted in it.
+            partition.pointee.lostRecords += endOffset - baseOffset
+            partition.pointee.declaredLost.append(baseOffset..<endOffset)
+            partition.pointee.lostIsUnjournalled = false
+            return 0
+        }
         return endOffset - baseOffset
     }
 
@@ -386,6 +398,9 @@ public struct Recovery {
         _ progress: (RecoveryProgress) -> Void
     ) throws(RecoveryError) {
         progress(RecoveryProgress(stage: "segments"))
+        let isSameRun =
+            (options.boot != 0 && options.boot == position.boot)
+            || options.faults.machineCrashIgnored
         let names = try storing { () throws(StorageFailure) in try storage.list(.segments) }
         var files: [UInt32: [(base: UInt64, term: UInt64)]] = [:]
         for name in names {
@@ -401,18 +416,23 @@ public struct Recovery {
             for place in partition.pointee.log.segments.indices {
                 try loadIndex(&partition.pointee.log.segments[place], partition: id)
             }
-            if partition.pointee.level == .memory {
+            let level = partition.pointee.level
+            if level == .memory {
                 try followSegments(partition, position.term, files[id] ?? [], &state)
-                if try declareLost(partition, &state.pool, &report) {
-                    state.producers.cut(
-                        partition: id, at: partition.pointee.log.tailStart)
-                }
             } else if let end = ends[id], partition.pointee.log.endOffset < end {
                 let missing = partition.pointee.log.endOffset..<end
                 throw .damaged(
                     file: StorageDirectory.segments.rawValue, offset: 0,
                     what: "offsets \(missing) of partition \(id) are in no segment and not in the "
                         + "journal, though they were on stable storage")
+            }
+            let end = partition.pointee.log.endOffset
+            let mayHaveLost =
+                level == .memory
+                || (level == .written && (!isSameRun || partition.pointee.lostIsUnjournalled))
+            if mayHaveLost, try declareLost(partition, &state.pool, &report) {
+                state.producers.cut(partition: id, at: end)
+                partition.pointee.lostIsUnjournalled = level == .written
             }
             partition.pointee.commit(upTo: partition.pointee.log.endOffset)
         }
@@ -623,7 +643,7 @@ public struct Recovery {
         let id = partition.pointee.id
         partition.pointee.log.epoch += 1
         partition.pointee.lostRecords += reserved - end
-        partition.pointee.declaredLost = end..<reserved
+        partition.pointee.declaredLost.append(end..<reserved)
         let time = max(partition.pointee.log.lastAppendTime, options.now.nanoseconds)
         let lost = StoredBatch.lost(
             end..<reserved, partition: PartitionID(rawValue: id),

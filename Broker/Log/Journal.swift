@@ -9,6 +9,13 @@ public import BrokerBasics
 // in any order and are applied in order: `durableGroup` is the number of the first group that is not
 // yet known to be on stable storage.
 //
+// A group in which every entry is content with the kernel's word (level `written`) is written without
+// a sync; `writtenGroup` counts it, `durableGroup` does not. A synced write vouches for its own bytes
+// only: a device may put it on stable storage past others that wait in its cache, and a hole in front
+// of it would hide it from recovery. So behind a plain write all groups are written plainly, and those
+// that must be durable are followed by a sync of the file, which covers all that was complete when it
+// began. A sync also comes when much is unsynced, and when the journal is idle.
+//
 // What bounds it: the staging memory (then `stage` answers nil and the caller waits) and the room
 // between the write position and the recycle bound (the same). It never rewrites a block that holds
 // durable data, and after a failed write it never confirms again.
@@ -45,6 +52,17 @@ public struct Journal: ~Copyable {
         var issuedAt = MonotonicTime.zero
         var attempts = 0
         var state = SlotState.waiting
+        var needsSync = true
+        var isSynced = true
+    }
+
+    /// A sync of the groups below `group`, file by file.
+    private struct Sync {
+        var group: UInt64
+        var end: UInt64
+        /// The files from here on are not asked for yet.
+        var next: UInt64
+        var inFlight = 0
     }
 
     public let geometry: JournalGeometry
@@ -59,6 +77,7 @@ public struct Journal: ~Copyable {
     private var openOffset = 0
     private var openBytes = JournalGroupHeader.byteCount
     private var openEntries = 0
+    private var openNeedsSync = false
     /// The number of the open group; groups are numbered from 0 in this term.
     public private(set) var openGroup: UInt64 = 0
     // Closed groups, oldest first.
@@ -67,6 +86,17 @@ public struct Journal: ~Copyable {
     private var inFlight = 0
     private var inFlightBytes = 0
 
+    // Groups that were written without a sync and that none covered since.
+    private var firstPlain: UInt64?
+    private var lastPlain: UInt64 = 0
+    /// Of those, the ones that must be durable before they count.
+    private var firstNeedingSync: UInt64?
+    private var lastNeedingSync: UInt64 = 0
+    private var sync: Sync?
+
+    /// Every group below this number is written: it survives a crash of the process.
+    public private(set) var writtenGroup: UInt64 = 0
+    private var writtenPosition: UInt64
     /// Every group below this number is on stable storage.
     public private(set) var durableGroup: UInt64 = 0
     /// Where the next group begins.
@@ -83,6 +113,8 @@ public struct Journal: ~Copyable {
 
     public private(set) var bytesWritten: UInt64 = 0
     public private(set) var writes: UInt64 = 0
+    /// Syncs that covered plain writes; a synced write is none.
+    public private(set) var syncs: UInt64 = 0
     public var latency = LatencyHistogram()
     /// Switched on in tests only, to show that tests catch it.
     public var faults = StorageFaults()
@@ -108,6 +140,7 @@ public struct Journal: ~Copyable {
         groups = .allocate(capacity: Self.groupSlots)
         groups.initialize(repeating: Group(), count: Self.groupSlots)
         writePosition = position
+        writtenPosition = position
         durablePosition = position
         attestedPosition = position
         lastEntryEnd = position
@@ -133,13 +166,15 @@ public struct Journal: ~Copyable {
 
     /// Makes room for an entry in the open group.
     ///
-    /// - Parameter reserve: journal bytes that must stay free after it: publishes leave room for
-    ///   acks, copies and deletes.
+    /// - Parameters:
+    ///   - reserve: journal bytes that must stay free after it: publishes leave room for acks, copies
+    ///     and deletes.
+    ///   - synced: false when it is enough that it is written.
     /// - Returns: where to put the payload, or `nil` when staging or journal is full for now.
     @inline(__always)
     public mutating func stage(
         _ kind: JournalEntryKind, flags: UInt8 = 0, object: UInt32, payloadBytes: Int,
-        reserve: UInt64
+        reserve: UInt64, synced: Bool = true
     ) -> UnsafeMutableRawPointer? {
         let entryBytes =
             (JournalGroupHeader.entryHeaderBytes &+ payloadBytes).roundedUp(to: 8)
@@ -159,6 +194,7 @@ public struct Journal: ~Copyable {
         entry.put(UInt32(0), 12)
         openBytes &+= entryBytes
         openEntries &+= 1
+        if synced { openNeedsSync = true }
         return entry + JournalGroupHeader.entryHeaderBytes
     }
 
@@ -215,7 +251,8 @@ public struct Journal: ~Copyable {
         }
         slot(openGroup).initialize(
             to: Group(
-                number: openGroup, memoryOffset: openOffset, bytes: openBytes, position: position))
+                number: openGroup, memoryOffset: openOffset, bytes: openBytes, position: position,
+                needsSync: openNeedsSync || openEntries == 0))
         let base = staging.base + openOffset
         // Old bytes of the staging memory must not look like data behind the group's end.
         (base + openBytes).initializeMemory(as: UInt8.self, repeating: 0, count: padded - openBytes)
@@ -228,6 +265,7 @@ public struct Journal: ~Copyable {
         openGroup += 1
         openBytes = JournalGroupHeader.byteCount
         openEntries = 0
+        openNeedsSync = false
         return true
     }
 
@@ -237,10 +275,25 @@ public struct Journal: ~Copyable {
     }
 
     /// Ends the open group, so that `openPosition` splits the entries staged before from those after.
+    /// All groups so far become durable without anything more being staged.
     ///
     /// - Returns: false when it can't be closed now.
     public mutating func closeForSnapshot() -> Bool {
-        openEntries == 0 || closeOpenGroup()
+        if openEntries > 0 {
+            openNeedsSync = true
+            return closeOpenGroup()
+        }
+        if firstWaiting < openGroup {
+            slot(openGroup - 1).pointee.needsSync = true
+        } else if firstPlain != nil {
+            needSync(openGroup - 1)
+        }
+        return true
+    }
+
+    private mutating func needSync(_ group: UInt64) {
+        firstNeedingSync = min(firstNeedingSync ?? group, group)
+        lastNeedingSync = max(lastNeedingSync, group)
     }
 
     // MARK: writing
@@ -286,6 +339,13 @@ public struct Journal: ~Copyable {
             position: group.pointee.position, previousEnd: UnsafeRawPointer(base).u64(24),
             attested: durablePosition, term: term, wallTime: now.wall.nanoseconds
         ).encode(at: base, journalID: journalID, seeded: !faults.checksumNotSeeded)
+        let isBehindPlain = firstPlain != nil && !faults.plainWriteOvertaken
+        if isBehindPlain || !group.pointee.needsSync {
+            group.pointee.isSynced = false
+            firstPlain = firstPlain ?? group.pointee.number
+            lastPlain = group.pointee.number
+            if group.pointee.needsSync { needSync(group.pointee.number) }
+        }
         group.pointee.state = .inFlight
         group.pointee.issuedAt = now.monotonic
         group.pointee.attempts += 1
@@ -303,8 +363,77 @@ public struct Journal: ~Copyable {
             from: UnsafeRawPointer(staging.base + group.pointee.memoryOffset),
             bytes: padded,
             position: geometry.offset(of: group.pointee.position),
-            synced: !faults.journalNotSynced)
+            synced: group.pointee.isSynced && !faults.journalNotSynced)
     }
+
+    // MARK: syncing
+
+    /// True when a sync is worth its while now: a group waits for it, or much is unsynced.
+    private var syncIsDue: Bool {
+        guard let plain = firstPlain, writtenGroup > plain else { return false }
+        if let needing = firstNeedingSync, needing < writtenGroup { return true }
+        return writtenPosition - durablePosition > geometry.capacity / Self.unsyncedShare
+    }
+
+    /// Plain writes are synced at the latest when so much of the journal is: a checkpoint must not wait
+    /// for more.
+    private static let unsyncedShare: UInt64 = 16
+
+    /// True when everything is written and something of it is not on stable storage.
+    public var isWrittenOnly: Bool {
+        firstPlain != nil && openEntries == 0 && writtenGroup == openGroup && failure == nil
+    }
+
+    /// True when `nextSync` has one.
+    public var canSync: Bool {
+        guard failure == nil else { return false }
+        guard let sync else { return syncIsDue }
+        return sync.next < sync.end
+    }
+
+    /// The next file to sync, if a sync is due; the caller says so to `syncCompleted`.
+    ///
+    /// - Parameter isIdle: nothing came for a while: what is only written is synced too.
+    public mutating func nextSync(isIdle: Bool = false) -> StorageOperation? {
+        guard failure == nil else { return nil }
+        if sync == nil {
+            guard syncIsDue || (isIdle && isWrittenOnly) else { return nil }
+            sync = Sync(group: writtenGroup, end: writtenPosition, next: durablePosition)
+        }
+        guard var sync, sync.next < sync.end else { return nil }
+        let file = geometry.file(of: sync.next)
+        sync.next = geometry.nextFile(after: sync.next)
+        sync.inFlight += 1
+        self.sync = sync
+        return .sync(slot: FileSlot(file))
+    }
+
+    /// Takes the result of a sync: 0 or a negative errno.
+    ///
+    /// - Returns: why the journal stops here for good, if it does.
+    public mutating func syncCompleted(result: Int32) -> StorageFailure? {
+        guard var sync else { return nil }
+        sync.inFlight -= 1
+        self.sync = sync
+        guard failure == nil else { return nil }
+        guard result >= 0 else {
+            let failure = StorageFailure("syncing the journal failed", errno: -result)
+            self.failure = failure
+            return failure
+        }
+        guard sync.inFlight == 0, sync.next >= sync.end else { return nil }
+        self.sync = nil
+        syncs += 1
+        durableGroup = max(durableGroup, sync.group)
+        durablePosition = max(durablePosition, sync.end)
+        firstPlain = lastPlain >= sync.group ? sync.group : nil
+        if firstNeedingSync != nil {
+            firstNeedingSync = lastNeedingSync >= sync.group ? sync.group : nil
+        }
+        return nil
+    }
+
+    // MARK: completions
 
     /// What a completion led to.
     public enum WriteResult {
@@ -354,11 +483,15 @@ public struct Journal: ~Copyable {
             let oldest = slot(firstClosed)
             let base = UnsafeRawPointer(staging.base + oldest.pointee.memoryOffset)
             attestedPosition = max(attestedPosition, base.u64(32))
-            durablePosition =
+            writtenPosition =
                 oldest.pointee.position
                 + UInt64(oldest.pointee.bytes.roundedUp(to: JournalGeometry.blockBytes))
             firstClosed += 1
-            durableGroup = max(durableGroup, firstClosed)
+            writtenGroup = max(writtenGroup, firstClosed)
+            if oldest.pointee.isSynced {
+                durablePosition = writtenPosition
+                durableGroup = max(durableGroup, firstClosed)
+            }
         }
         if faults.outOfOrderCompletion { durableGroup = max(durableGroup, number + 1) }
         return .applied
@@ -408,6 +541,12 @@ public struct StorageFaults: Sendable, Equatable {
     public var reservationIgnored = false
     /// A group's cursor is left out of checkpoints.
     public var cursorNotCheckpointed = false
+    /// A synced write goes past plain ones that no sync covered.
+    public var plainWriteOvertaken = false
+    /// A batch of a `written` queue counts before its write is complete.
+    public var writtenBeforeWrite = false
+    /// After a crash of the machine nothing of a `written` queue is taken for lost.
+    public var machineCrashIgnored = false
 
     public init() {}
 }

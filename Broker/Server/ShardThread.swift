@@ -75,7 +75,7 @@ package enum ShardThread {
                 tailBudgetBytes: configuration.limits.tailBytesMax,
                 serverID: UInt64.random(in: 1 ... .max), journalID: UInt64.random(in: 1 ... .max),
                 now: Clock.wall)
-            options.now = Clock.wall
+            options.boot = SystemText.bootID ?? 0
             let recovered = try Recovery(
                 storage: PosixStorage(root: configuration.dataDirectory), options: options
             ).run { progress in control.publish { $0.progress = progress } }

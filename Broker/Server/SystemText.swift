@@ -27,6 +27,12 @@ package enum SystemText {
     }
 
     /// The path without symbolic links.
+    /// The first half of the number that the kernel drew when this machine was started.
+    package static var bootID: UInt64? {
+        guard let text = line("/proc/sys/kernel/random/boot_id") else { return nil }
+        return UInt64(text.filter { $0 != "-" }.prefix(16), radix: 16)
+    }
+
     static func resolved(_ path: String) -> String? {
         guard let real = realpath(path, nil) else { return nil }
         defer { free(real) }

@@ -266,9 +266,9 @@ extension ShardMachine {
             else { continue }
             let partition = state.partitions[index]
             replayFrom = min(replayFrom, partition.pointee.log.journalPin)
-            // A quiet `memory` partition gives its reservation back: a crash then takes nothing.
+            // A quiet partition gives its reservation back: a crash then takes nothing.
             let end = partition.pointee.log.endOffset
-            if partition.pointee.level == .memory,
+            if partition.pointee.level != .synced,
                 partition.pointee.log.segments.last?.syncedEndOffset ?? 0 == end,
                 partition.pointee.reservedEnd == partition.pointee.reservingEnd
             {
@@ -281,7 +281,7 @@ extension ShardMachine {
                 term: checkpointer.term, termStart: checkpointer.termStart, journal: position,
                 replayFrom: replayFrom,
                 wallTime: max(now.wall.nanoseconds, writeBehind.lastWall),
-                isClean: checkpointer.isFinal),
+                isClean: checkpointer.isFinal, boot: boot),
             faults: faults)
         checkpointer.sequence += 1
         let file = CheckpointFile.encode(payload: payload, sequence: checkpointer.sequence)

@@ -48,10 +48,10 @@ package struct ConfirmQueue {
                 last.pointee.entry.partition == answer.entry.partition,
                 last.pointee.entry.correlation &+ UInt64(last.pointee.entry.requests)
                     == answer.entry.correlation,
-                last.pointee.entry.baseOffset &+ UInt64(last.pointee.entry.records)
-                    == answer.entry.baseOffset,
+                last.pointee.entry.endOffset == answer.entry.baseOffset,
                 last.pointee.entry.epoch == answer.entry.epoch,
                 last.pointee.entry.flags == answer.entry.flags,
+                last.pointee.entry.level == answer.entry.level,
                 last.pointee.entry.records < 1 << 31
             {
                 last.pointee.entry.requests &+= 1
@@ -76,7 +76,7 @@ package struct ConfirmQueue {
     private mutating func grow() {
         let larger = max(16, capacity * 2)
         let fresh = UnsafeMutablePointer<PendingAnswer>.allocate(capacity: larger)
-        for place in 0 ..< count {
+        for place in 0..<count {
             if let entries {
                 (fresh + place).initialize(to: entries[(head + place) & (capacity - 1)])
             }

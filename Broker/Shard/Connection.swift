@@ -51,8 +51,10 @@ package struct Connection {
     /// Answers that may leave at the end of the cycle.
     package var immediate = ConfirmQueue()
     package var isImmediateListed = false
-    /// Answers that wait for the journal.
+    /// Answers that wait for the journal to be on stable storage.
     package var waiting = ConfirmQueue()
+    /// Answers that wait for the journal to be written.
+    package var waitingWritten = ConfirmQueue()
     package var isWaitingListed = false
 
     package var firstSubscription: Int32 = -1
@@ -113,5 +115,17 @@ package struct Connection {
         inputCount = 0
         immediate.release()
         waiting.release()
+        waitingWritten.release()
+    }
+
+    /// Takes out an answer that waits for the journal.
+    package mutating func takeWaiting() -> PendingAnswer? {
+        if let answer = waiting.first {
+            waiting.removeFirst()
+            return answer
+        }
+        guard let answer = waitingWritten.first else { return nil }
+        waitingWritten.removeFirst()
+        return answer
     }
 }

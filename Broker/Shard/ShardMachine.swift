@@ -20,6 +20,8 @@ package struct ShardMachine: ~Copyable {
     package let identity: Identity
     package let addresses: [ShardAddress]
     package let faults: StorageFaults
+    /// This run of the machine below: what is written survives as long as it lasts.
+    let boot: UInt64
 
     package var now: Instant
     package var state: DurableState
@@ -33,17 +35,16 @@ package struct ShardMachine: ~Copyable {
     package var checkpointer: Checkpointer
     package var coldReader: ColdReader
 
-    /// What a durable group commits: partition and its end, in the order of groups.
-    struct Touch {
+    /// What journal groups commit when they are on stable storage, and when they are written.
+    var syncedNotes = CommitNotes()
+    var writtenNotes = CommitNotes()
+    /// Offsets of a partition that may be given out when the group is durable.
+    struct Reservation {
         var group: UInt64
-        var partition: Int32
         var partitionID: UInt32
         var end: UInt64
     }
-    var touches: Fifo<Touch>
-    /// Notes ever made: a partition's note is found from the end.
-    var touchCount: UInt64 = 0
-    var reservations: Fifo<Touch>
+    var reservations: Fifo<Reservation>
     /// Control replies that wait for a group.
     struct DeferredReply {
         var group: UInt64
@@ -72,6 +73,7 @@ package struct ShardMachine: ~Copyable {
     /// The last group with a change that a control reply may show.
     var lastChangeGroup: UInt64?
     var appliedGroup: UInt64 = 0
+    private var writtenGroup: UInt64 = 0
 
     // Work lists; an item's flag tells whether it is in its list.
     var dirtyPartitions: Fifo<Int32>
@@ -122,6 +124,7 @@ package struct ShardMachine: ~Copyable {
         identity = recovered.identity
         let position = recovered.position
         let term = position.term + 1
+        boot = position.boot
         journal = Journal(
             geometry: recovered.identity.geometry, limits: limits.journal,
             journalID: recovered.identity.journalID, term: term, position: position.journal,
@@ -141,7 +144,6 @@ package struct ShardMachine: ~Copyable {
             lastPosition: position.journal, now: now.monotonic,
             slot: writeBehind.takeSlotForGood())
         coldReader = ColdReader(slots: limits.coldReadsMax, bufferBytes: limits.chunkBytes + 65_536)
-        touches = Fifo(capacity: 1024)
         reservations = Fifo(capacity: 64)
         deferred = Fifo(capacity: 64)
         blocked = Fifo(capacity: 64)
@@ -249,6 +251,8 @@ package struct ShardMachine: ~Copyable {
         wakesParked = true
         switch Token.kind(token) {
         case .journal: journalCompleted(number: Token.value(token), result: result)
+        case .journalSync:
+            if let failure = journal.syncCompleted(result: result) { storageFailed(failure) }
         case .chunk, .segment, .seal: writeBehindCompleted(token: token, result: result)
         case .sync, .syncDirectory, .checkpoint: checkpointCompleted(token: token, result: result)
         case .cold: coldReadCompleted(token: token, result: result)
@@ -298,7 +302,8 @@ package struct ShardMachine: ~Copyable {
         if stage == .stopping { deadline = now.monotonic + (.milliseconds(1)) }
         deadline = min(deadline, checkpointer.syncsResumeAt(limits))
         // Past and done with, it would keep the loop awake for ever.
-        return journal.needsSeal && !hasFailed && stage != .stopped ? min(deadline, sealDue) : deadline
+        let awaitsSeal = journal.needsSeal || (journal.isWrittenOnly && !journal.canSync)
+        return awaitsSeal && !hasFailed && stage != .stopped ? min(deadline, sealDue) : deadline
     }
 
     /// True when `emit` had more to say than fitted, or the next cycle has work without input.
@@ -319,7 +324,7 @@ package struct ShardMachine: ~Copyable {
         if !coldReader.ready.isEmpty, !writeBehind.freeSlots.isEmpty { return true }
         guard stage != .starting else { return !hasFailed && canWriteBehind }
         if !checkpointer.removals.isEmpty { return true }
-        return !hasFailed && (journal.canWrite || canWriteBehind)
+        return !hasFailed && (journal.canWrite || journal.canSync || canWriteBehind)
     }
 
     private var canWriteBehind: Bool {
@@ -355,9 +360,8 @@ package struct ShardMachine: ~Copyable {
         failureIsUntold = false
         let message = "this shard stopped confirming: \(counters.storageFailure ?? "")"
         for index in connections.indices {
-            while let answer = connections[index].pointee.waiting.first {
-                connections[index].pointee.waiting.removeFirst()
-                for request in 0 ..< UInt64(answer.entry.requests) {
+            while let answer = connections[index].pointee.takeWaiting() {
+                for request in 0..<UInt64(answer.entry.requests) {
                     refuseLate(
                         index, correlation: answer.entry.correlation + request,
                         stream: answer.kind == .ack ? answer.stream : answer.entry.partition,
@@ -373,7 +377,6 @@ package struct ShardMachine: ~Copyable {
                 .storageFailed, message)
         }
     }
-
 
     var hasFailed: Bool { counters.storageFailure != nil }
 
@@ -395,15 +398,27 @@ package struct ShardMachine: ~Copyable {
                 deliver(deferredReply: reply)
             }
         }
-        let committed = faults.deliverBeforeSync ? journal.openGroup + 1 : durable
-        while let touch = touches.first, touch.group < committed {
-            touches.removeFirst()
-            // The partition may have been deleted, and its slot used again, in between.
-            guard state.index(ofPartition: touch.partitionID) == touch.partition else { continue }
-            let partition = state.partitions[touch.partition]
-            partition.pointee.commit(upTo: max(partition.pointee.committed, touch.end))
-            markDirty(touch.partition, partition)
+        let synced = faults.deliverBeforeSync ? journal.openGroup + 1 : durable
+        while let note = syncedNotes.take(below: synced) { commit(note) }
+        if writtenLimit != writtenGroup {
+            writtenGroup = writtenLimit
+            sealDue = now.monotonic + limits.sealAfterNanoseconds
         }
+        while let note = writtenNotes.take(below: writtenLimit) { commit(note) }
+    }
+
+    /// Groups below it are written, as far as confirms and deliveries go.
+    private var writtenLimit: UInt64 {
+        faults.confirmBeforeSync || faults.writtenBeforeWrite
+            ? journal.openGroup + 1 : journal.writtenGroup
+    }
+
+    private mutating func commit(_ note: CommitNotes.Note) {
+        // The partition may have been deleted, and its slot used again, in between.
+        guard state.index(ofPartition: note.partitionID) == note.partition else { return }
+        let partition = state.partitions[note.partition]
+        partition.pointee.commit(upTo: max(partition.pointee.committed, note.end))
+        markDirty(note.partition, partition)
     }
 
     @inline(__always)
@@ -438,11 +453,12 @@ package struct ShardMachine: ~Copyable {
 
     // MARK: answers
 
-    /// Confirms and ack replies whose group is durable.
+    /// Confirms and ack replies whose group is durable, or written where that is enough.
     private mutating func answerWaiting() {
         guard !waitingList.isEmpty else { return }
         let durable = faults.confirmBeforeSync ? journal.openGroup + 1 : journal.durableGroup
-        for _ in 0 ..< waitingList.count {
+        let written = writtenLimit
+        for _ in 0..<waitingList.count {
             guard let index = waitingList.first else { break }
             waitingList.removeFirst()
             guard connections.contains(index) else { continue }
@@ -454,7 +470,13 @@ package struct ShardMachine: ~Copyable {
                     writeAnswers(index, connection, &connection.pointee.waiting, below: durable)
                 else { break }
             }
-            if !connection.pointee.waiting.isEmpty {
+            while let first = connection.pointee.waitingWritten.first, first.group < written {
+                guard
+                    writeAnswers(
+                        index, connection, &connection.pointee.waitingWritten, below: written)
+                else { break }
+            }
+            if !connection.pointee.waiting.isEmpty || !connection.pointee.waitingWritten.isEmpty {
                 connection.pointee.isWaitingListed = true
                 waitingList.append(index)
             }
@@ -462,7 +484,7 @@ package struct ShardMachine: ~Copyable {
     }
 
     private mutating func answerImmediate() {
-        for _ in 0 ..< immediateList.count {
+        for _ in 0..<immediateList.count {
             guard let index = immediateList.first else { break }
             immediateList.removeFirst()
             guard connections.contains(index) else { continue }
@@ -507,7 +529,9 @@ package struct ShardMachine: ~Copyable {
         }
         var entries = 0
         let entriesMax = min(
-            64, (Int(connection.pointee.frameBytesMax) - FrameHeader.byteCount) / ConfirmEntry.byteCount)
+            64,
+            (Int(connection.pointee.frameBytesMax) - FrameHeader.byteCount) / ConfirmEntry.byteCount
+        )
         let bytesMax = FrameHeader.byteCount + entriesMax * ConfirmEntry.byteCount
         let wanted = min(
             bytesMax, FrameHeader.byteCount + queue.count * ConfirmEntry.byteCount)
@@ -543,7 +567,7 @@ package struct ShardMachine: ~Copyable {
     // MARK: effects
 
     private mutating func emitSends(into effects: inout EffectBuffer) {
-        for _ in 0 ..< sendList.count {
+        for _ in 0..<sendList.count {
             guard !effects.isFull, let index = sendList.first else { return }
             sendList.removeFirst()
             guard connections.contains(index) else { continue }
@@ -576,9 +600,14 @@ package struct ShardMachine: ~Copyable {
 
     private mutating func emitJournal(into effects: inout EffectBuffer) {
         guard stage != .starting, !hasFailed else { return }
+        let isIdle = now.monotonic >= sealDue && stage != .stopped
+        while !effects.isFull, let operation = journal.nextSync(isIdle: isIdle) {
+            effects.append(
+                .storage(
+                    StorageRequest(token: Token.make(.journalSync, 0), operation: operation)))
+        }
         while !effects.isFull {
-            let sealing =
-                journal.needsSeal && now.monotonic >= sealDue && stage != .stopped
+            let sealing = journal.needsSeal && isIdle
             guard let (number, operation) = journal.nextWrite(now: now, sealing: sealing) else {
                 return
             }
@@ -610,7 +639,7 @@ package struct ShardMachine: ~Copyable {
         expireProducers()
         // Memory for send buffers may have come back from another connection.
         wakesBlocked = true
-        for place in 0 ..< connections.limit {
+        for place in 0..<connections.limit {
             let index = Int32(place)
             guard connections.contains(index) else { continue }
             let connection = connections[index]
@@ -652,6 +681,7 @@ enum Token {
         case syncDirectory = 6
         case checkpoint = 7
         case cold = 8
+        case journalSync = 9
     }
     @inline(__always) static func make(_ kind: Kind, _ value: UInt64) -> UInt64 {
         UInt64(kind.rawValue) << 48 | value & 0xFFFF_FFFF_FFFF
@@ -701,7 +731,7 @@ struct Fifo<Element> {
     @inline(never)
     private mutating func grow() {
         var larger = [Element?](repeating: nil, count: elements.count * 2)
-        for place in 0 ..< count { larger[place] = elements[(head + place) & (elements.count - 1)] }
+        for place in 0..<count { larger[place] = elements[(head + place) & (elements.count - 1)] }
         elements = larger
         head = 0
     }

@@ -13,6 +13,8 @@ package struct ShardCounters: Sendable {
     package var publishedRecords: UInt64 = 0
     package var publishedBytes: UInt64 = 0
     package var duplicateBatches: UInt64 = 0
+    /// Records whose producer was content with a confirm below the queue's level.
+    package var downgradedRecords: UInt64 = 0
     package var confirmedRecords: UInt64 = 0
     package var deliveredRecords: UInt64 = 0
     package var deliveredBytes: UInt64 = 0

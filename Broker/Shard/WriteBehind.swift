@@ -476,7 +476,7 @@ extension ShardMachine {
 
     // MARK: what is quiet, what is full
 
-    /// Seals what a quiet `memory` partition holds, so that a crash takes little of it.
+    /// Seals what a quiet partition holds and the journal does not, so that a crash takes little of it.
     mutating func flushQuietPartitions() {
         guard now.monotonic.since(lastFlushScan) >= limits.memoryFlushNanoseconds / 2 else {
             return
@@ -486,7 +486,8 @@ extension ShardMachine {
             let index = Int32(place)
             guard state.partitions.contains(index) else { continue }
             let partition = state.partitions[index]
-            guard partition.pointee.level == .memory, !partition.pointee.isDeleted,
+            guard partition.pointee.level == .memory || partition.pointee.lostIsUnjournalled,
+                !partition.pointee.isDeleted,
                 let chunk = partition.pointee.log.newest, chunk.pointee.state == .open,
                 now.monotonic.since(chunk.pointee.openedAt) >= limits.memoryFlushNanoseconds
             else { continue }

@@ -117,6 +117,8 @@ package struct PublishLedger {
 
     private let policy: Policy
     private let deadlineMicroseconds: UInt32
+    /// What stands between the header and the batch of every publish.
+    private let optionalFields: [UInt8]
     private var partitions: [Partition]
     private var nextNumber: UInt64 = 0
     package private(set) var unconfirmedBatches = 0
@@ -126,13 +128,20 @@ package struct PublishLedger {
     /// - Parameters:
     ///   - partitions: the ids of the queue's partitions, by index.
     ///   - deadlineMicroseconds: what every publish allows the server; 0: no limit.
+    ///   - confirmLevel: the level at which a publish is to be confirmed; `nil`: the queue's.
     package init(
         partitions: [UInt32],
         producer: Producer,
         policy: Policy = .init(),
-        deadlineMicroseconds: UInt32 = 0
+        deadlineMicroseconds: UInt32 = 0,
+        confirmLevel: DurabilityLevel? = nil
     ) {
         self.policy = policy
+        optionalFields =
+            confirmLevel.map {
+                OptionalFields.encode(
+                    OptionalFields.confirmLevel, isMandatory: true, [$0.rawValue])
+            } ?? []
         self.deadlineMicroseconds = deadlineMicroseconds
         self.partitions = partitions.prefix(Self.partitionCountMax).map {
             Partition(id: $0, producer: producer)
@@ -196,8 +205,9 @@ package struct PublishLedger {
                 opcode: .publish,
                 correlation: correlation,
                 stream: partitions[index].id,
-                argument: deadlineMicroseconds
-            ).frame(body: partitions[index].batches[next].bytes)
+                argument: deadlineMicroseconds,
+                tlvBytes: UInt16(optionalFields.count)
+            ).frame(body: optionalFields + partitions[index].batches[next].bytes)
         }
         return nil
     }

@@ -23,6 +23,9 @@ package final class PublishStream {
         package var producerName = ""
         /// How long a publish may wait at the server before its work begins; 0: for ever.
         package var deadlineMicroseconds: UInt32 = 0
+        /// Be content with a confirm at this level, lower than the queue's; the record goes its way as
+        /// ever. `nil`: the queue's level.
+        package var confirmLevel: DurabilityLevel?
         /// Batches in flight.
         package var window = 256
         package var unconfirmedBytesMax = 16 << 20
@@ -86,17 +89,19 @@ package final class PublishStream {
             throw .protocolError("the server describes queue \(name) without partitions")
         }
         serverID = connection.hello.serverID
-        // A crash may take confirmed records from a queue below `synced`, and their sequences with
-        // them. From a `synced` queue nothing may, so there a gap is an error to be seen.
+        // A crash may take records that were confirmed below `synced`, and their sequences with them.
+        // Those confirmed at `synced` it may not, so there a gap is an error to be seen.
+        let level = min(options.confirmLevel?.rawValue ?? .max, queue.level)
         let policy = PublishLedger.Policy(
-            renumberAfterLoss: queue.level < DurabilityLevel.synced.rawValue,
+            renumberAfterLoss: level < DurabilityLevel.synced.rawValue,
             resendWhenUnknown: options.resendWhenUnknown
         )
         ledger = PublishLedger(
             partitions: queue.partitions.sorted { $0.index < $1.index }.map(\.id),
             producer: try Self.openProducer(on: connection, name: options.producerName),
             policy: policy,
-            deadlineMicroseconds: options.deadlineMicroseconds
+            deadlineMicroseconds: options.deadlineMicroseconds,
+            confirmLevel: options.confirmLevel
         )
         self.connection = connection
         lastAnswer = ClientClock.monotonic()

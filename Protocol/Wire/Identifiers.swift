@@ -34,11 +34,17 @@ public struct ProducerID: RawRepresentable, Hashable, Sendable {
 }
 
 /// What a queue promises before it confirms (SPEC.md, section 6).
-public enum DurabilityLevel: UInt8, Sendable, CaseIterable {
+public enum DurabilityLevel: UInt8, Sendable, CaseIterable, Comparable {
     case memory = 0
-    /// Reserved: survives a crash of the process. Not offered yet.
+    /// The kernel has it: survives a crash of the process, not of the machine.
     case written = 1
+    /// On stable storage.
     case synced = 2
+
+    @inlinable
+    public static func < (one: DurabilityLevel, other: DurabilityLevel) -> Bool {
+        one.rawValue < other.rawValue
+    }
 
     public var name: String {
         switch self {

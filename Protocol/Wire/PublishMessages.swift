@@ -85,6 +85,12 @@ public struct ConfirmEntry: Equatable, Sendable {
         level = bytes.u8(32)
         flags = bytes.u8(33)
     }
+    /// The offset behind the run; `Offset.unknown` when the base is.
+    @inlinable @inline(__always)
+    public var endOffset: UInt64 {
+        baseOffset == Offset.unknown.rawValue ? baseOffset : baseOffset &+ UInt64(records)
+    }
+
     @inlinable @inline(__always)
     public func encode(at bytes: UnsafeMutableRawPointer) {
         bytes.put(correlation, 0)

@@ -43,7 +43,7 @@ struct BackpressureTests {
         for partition in queue + ticks {
             result.confirmed += (runner.history.sent[partition] ?? []).map(\.confirmedAt)
         }
-        result.delivered = runner.history.delivered
+        result.delivered = runner.history.delivered.mapValues { $0.mapValues(\.value) }
         let found = try ReadBack(from: runner.shard)
         try runner.history.check(found)
         result.records = found.records.mapValues { $0.map(\.value) }

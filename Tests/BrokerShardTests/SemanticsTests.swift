@@ -344,7 +344,6 @@ struct SemanticsTests {
         }
         #expect(try create(0, .synced) == .tooManyPartitions)
         #expect(try create(1025, .synced) == .tooManyPartitions)
-        #expect(try create(1, .written) == .levelNotOffered)
         #expect(try create(2, .synced) == .ok)
         #expect(try create(2, .synced) == .queueExists)
     }

@@ -25,7 +25,9 @@ final class HistoryRecorder: Sendable {
 
     init(_ queue: QueueInfo, path: String) throws {
         self.path = path
-        level = queue.level == DurabilityLevel.synced.rawValue ? .synced : .memory
+        level =
+            DurabilityLevel(rawValue: queue.level).flatMap { LogEvent.Level(rawValue: $0.name) }
+            ?? .synced
         indexes = Dictionary(
             uniqueKeysWithValues: queue.partitions.map { ($0.id, UInt64($0.index)) }
         )

@@ -67,7 +67,7 @@ import WireProtocol
         for (number, producerName) in producerNames.enumerated() {
             let id = firstProducer + UInt32(number)
             let lines =
-                level == .synced ? orders(seed: UInt64(id)) : feed(seed: UInt64(id))
+                level > .memory ? orders(seed: UInt64(id)) : feed(seed: UInt64(id))
             let stream = ReplayStream(
                 producer: id,
                 lines: lines,
@@ -153,6 +153,14 @@ import WireProtocol
                 partitions: 3,
                 producerNames: ["", "gateway-3", ""],
                 firstProducer: 1,
+                on: broker
+            ),
+            try Self.make(
+                "fills",
+                .written,
+                partitions: 1,
+                producerNames: [""],
+                firstProducer: 21,
                 on: broker
             ),
             try Self.make(

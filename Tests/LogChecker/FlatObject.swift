@@ -48,7 +48,7 @@ struct FlatObject {
 
     func level(_ name: String) throws(HistoryError) -> LogEvent.Level {
         guard let level = LogEvent.Level(rawValue: try text(name)) else {
-            throw failure(name, "memory or synced")
+            throw failure(name, "memory, written or synced")
         }
         return level
     }

@@ -320,10 +320,10 @@ package struct LogChecker {
         var said: [UInt64: [Range<UInt64>]] = [:]
         for walk in walks {
             for case .lost(let offsets, _) in walk.steps {
-                if levels[walk.partition] == .synced {
+                if let level = levels[walk.partition], level > .memory {
                     report.add(
                         .lost,
-                        "\(place(walk)): \(offsets) of a synced partition are said to be lost"
+                        "\(place(walk)): \(offsets) of a \(level) partition are said to be lost"
                     )
                     continue
                 }

@@ -129,11 +129,19 @@ package enum LogEvent: Equatable, Sendable {
     /// What survives: nothing is promised of `memory` but that a loss is told.
     package enum Level: String, Sendable, Comparable {
         case memory
+        /// Survives a crash of the process. A history is one of such crashes only, so nothing may be
+        /// missing, as at `synced`.
+        case written
         case synced
 
-        package static func < (left: Level, right: Level) -> Bool {
-            left == .memory && right == .synced
+        private var rank: Int {
+            switch self {
+            case .memory: 0
+            case .written: 1
+            case .synced: 2
+            }
         }
+        package static func < (left: Level, right: Level) -> Bool { left.rank < right.rank }
     }
 }
 

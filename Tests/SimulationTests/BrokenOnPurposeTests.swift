@@ -62,6 +62,17 @@ struct BrokenVariant: Sendable, CustomStringConvertible {
         BrokenVariant(name: "cursors are left out of checkpoints", scenario: .acks) {
             $0.cursorNotCheckpointed = true
         },
+        BrokenVariant(
+            name: "a synced write goes past plain ones that no sync covered",
+            scenario: .writtenAndSynced
+        ) { $0.plainWriteOvertaken = true },
+        BrokenVariant(
+            name: "a written batch counts before its write is complete", scenario: .publishWritten
+        ) { $0.writtenBeforeWrite = true },
+        BrokenVariant(
+            name: "a crash of the machine takes nothing of a written queue",
+            scenario: .writtenKillAndCut
+        ) { $0.machineCrashIgnored = true },
     ]
 }
 

@@ -60,11 +60,12 @@ final class CrashEnumerator {
             sectorsLost += disk.sectorsLost
             try verify(disk, runner, "\(survival), \(operation)")
         }
-        try verify(runner.shard.disk.afterKill(&random), runner, "killed, \(operation)")
+        try verify(
+            runner.shard.disk.afterKill(&random), runner, "killed, \(operation)", isKill: true)
     }
 
     private func verify(
-        _ disk: SimulatedDisk, _ runner: ScenarioRunner, _ what: String
+        _ disk: SimulatedDisk, _ runner: ScenarioRunner, _ what: String, isKill: Bool = false
     ) throws {
         points += 1
         let point = points
@@ -74,7 +75,8 @@ final class CrashEnumerator {
             let shard = try SimulatedShard(
                 disk: start, settings: settings, seed: random.next(), wall: runner.shard.wall)
             let found = try ReadBack(from: shard)
-            try runner.history.check(found)
+            // A power cut in the middle of the recovery ended the run of the machine.
+            try runner.history.check(found, killed: isKill && start === disk)
             states.insert(found.hash)
             guard random.chance(1, in: 8) else { return }
             // And once more, right after the recovery.

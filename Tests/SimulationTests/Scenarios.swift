@@ -17,6 +17,7 @@ struct Scenario: Sendable, CustomStringConvertible {
         publishSynced, publishMemory, mixedLevels, acks, segmentRoll, recycling, createAndDelete,
         alter, producerRetry, fullJournal, crashInRecovery, killThenPowerCut, namedProducer,
         quietPartition, orderlyStop, coldReads, deleteBusy, forcedOut, fewFiles,
+        publishWritten, writtenAndSynced, writtenKillAndCut, downgraded,
     ]
 
     private static func client(_ runner: ScenarioRunner) throws -> SimulatedClient {
@@ -75,6 +76,81 @@ struct Scenario: Sendable, CustomStringConvertible {
             if round % 15 == 14 { runner.shard.pass(milliseconds: 110) }
         }
         runner.settle(client, orders + ticks)
+    }
+
+    static let publishWritten = Scenario(name: "publish at written") { runner in
+        let client = try client(runner)
+        let queue = runner.createQueue(client, "fills", partitions: 2, level: .written)
+        _ = client.subscribe("fills", stream: 1)
+        let producer = try producer(runner, client)
+        for round in 0..<40 {
+            for partition in queue {
+                runner.publish(client, producer, partition, records: 1 + round % 3, bytes: 300)
+            }
+            if round % 4 == 3 { runner.settle(client, queue) }
+            if round % 16 == 15 { runner.shard.pass(milliseconds: 30) }
+        }
+        runner.settle(client, queue)
+        runner.shard.pass(milliseconds: 300)
+    }
+
+    static let writtenAndSynced = Scenario(name: "written and synced side by side") { runner in
+        let client = try client(runner)
+        let fills = runner.createQueue(client, "fills", level: .written)
+        let orders = runner.createQueue(client, "orders")
+        _ = client.subscribe("orders", stream: 1)
+        _ = client.subscribe("fills", stream: 2)
+        let producer = try producer(runner, client)
+        for round in 0..<60 {
+            // Sometimes one beside the other in a group, sometimes one behind the other.
+            runner.publish(client, producer, fills[0], records: 2, bytes: 700)
+            if round % 3 == 0 { runner.shard.step() }
+            if round % 2 == 0 { runner.publish(client, producer, orders[0], bytes: 400) }
+            if round % 5 == 4 { runner.settle(client, orders + fills) }
+        }
+        runner.settle(client, orders + fills)
+        runner.shard.pass(milliseconds: 30)
+    }
+
+    static let writtenKillAndCut = Scenario(name: "written: killed, then a power cut") { runner in
+        var client = try client(runner)
+        let fills = runner.createQueue(client, "fills", level: .written)
+        let orders = runner.createQueue(client, "orders")
+        let producer = try producer(runner, client)
+        for life in 0..<10 {
+            for round in 0..<3 + life % 3 {
+                runner.publish(client, producer, fills[0], records: 3, bytes: 600)
+                if round % 2 == 0 { runner.publish(client, producer, orders[0]) }
+            }
+            if life % 4 == 1 { runner.settle(client, fills + orders) }
+            if life % 4 == 2 { runner.shard.pass(milliseconds: 40) }
+            runner.note(client)
+            if runner.violation != nil { return }
+            try runner.crash(
+                life % 2 == 0 ? nil : life % 4 == 1 ? SimulatedDisk.Survival.none : .some)
+            guard runner.start(), let next = runner.connect("after crash \(life)") else { return }
+            client = next
+            _ = client.subscribe("fills", stream: 3)
+            for partition in fills + orders { runner.retry(client, partition) }
+            // What nobody publishes to after a crash must not wait for a publish.
+            if life % 3 == 2 { runner.shard.pass(milliseconds: 11_000) }
+            runner.settle(client, fills + orders)
+        }
+    }
+
+    static let downgraded = Scenario(name: "publishes that ask for less") { runner in
+        let client = try client(runner)
+        let orders = runner.createQueue(client, "orders")
+        let fills = runner.createQueue(client, "fills", level: .written)
+        _ = client.subscribe("orders", stream: 1)
+        let producer = try producer(runner, client)
+        for round in 0..<30 {
+            let asked: DurabilityLevel? = round % 3 == 0 ? nil : round % 3 == 1 ? .memory : .written
+            runner.publish(client, producer, orders[0], asked: asked)
+            runner.publish(client, producer, fills[0], records: 2, asked: asked)
+            if round % 5 == 4 { runner.settle(client, orders + fills) }
+        }
+        runner.settle(client, orders + fills)
     }
 
     static let acks = Scenario(name: "acks of a group") { runner in

@@ -13,6 +13,8 @@ package final class History {
         package var values: [[UInt8]]
         package var correlation: UInt64
         package var confirmedAt: UInt64?
+        /// The run of the machine in which it was confirmed.
+        package var confirmedIn = 0
     }
     package struct QueueFacts: Sendable {
         package var name: String
@@ -36,8 +38,10 @@ package final class History {
     package var sent: [UInt32: [Sent]] = [:]
     package var acksConfirmed: [CursorKey: UInt64] = [:]
     package var acksAsked: [CursorKey: UInt64] = [:]
-    /// What a live consumer of a `synced` queue was given.
-    package var delivered: [UInt32: [UInt64: [UInt8]]] = [:]
+    /// What a live consumer was given, and the run of the machine in which it was.
+    package var delivered: [UInt32: [UInt64: (value: [UInt8], run: Int)]] = [:]
+    /// Power cuts so far: each begins another run of the machine.
+    package var powerCuts = 0
     package var producersOpened: [String: ProducerOpenReply] = [:]
 
     package init() {}
@@ -69,6 +73,7 @@ package final class History {
                 let count = UInt64(sent[entry.partition]?[place].values.count ?? 0)
                 if sent[entry.partition]?[place].confirmedAt == nil {
                     sent[entry.partition]?[place].confirmedAt = offset
+                    sent[entry.partition]?[place].confirmedIn = powerCuts
                 }
                 if offset != .max { offset += count }
             }
@@ -168,7 +173,10 @@ package struct ReadBack {
 
 extension History {
     /// The promises of the design, section 6, held against what was read back.
-    package func check(_ found: ReadBack) throws(Violation) {
+    ///
+    /// - Parameter killed: the process was killed in the present run of the machine, and nothing else
+    ///   happened: what was written must be there.
+    package func check(_ found: ReadBack, killed: Bool = false) throws(Violation) {
         for queue in queues.values {
             let exists = found.queues[queue.name] != nil
             if queue.isConfirmed, !queue.deletionAsked, !exists {
@@ -183,7 +191,7 @@ extension History {
                 throw Violation("queue \(queue.name) has labels nobody asked for: \(info.labels)")
             }
             guard exists else { continue }
-            for partition in queue.partitions { try check(partition, queue, found) }
+            for partition in queue.partitions { try check(partition, queue, found, killed) }
         }
         for (key, floor) in acksConfirmed {
             guard found.queues[key.queue] != nil else { continue }
@@ -200,8 +208,12 @@ extension History {
     }
 
     private func check(
-        _ partition: UInt32, _ queue: QueueFacts, _ found: ReadBack
+        _ partition: UInt32, _ queue: QueueFacts, _ found: ReadBack, _ killed: Bool
     ) throws(Violation) {
+        /// Whether what was promised in run `run` of the machine must be there.
+        func survives(_ run: Int) -> Bool {
+            queue.level == .synced || (queue.level == .written && killed && run == powerCuts)
+        }
         let records = found.records[partition] ?? []
         let lost = found.lost.filter { $0.partition == partition }
         var byOffset: [UInt64: SimulatedClient.Delivered] = [:]
@@ -238,7 +250,8 @@ extension History {
                         throw Violation(
                             "partition \(partition): offset \(at) was confirmed with another value")
                     }
-                } else if queue.level == .synced || !lost.contains(where: { $0.range.contains(at) })
+                } else if survives(batch.confirmedIn)
+                    || !lost.contains(where: { $0.range.contains(at) })
                 {
                     throw Violation(
                         "partition \(partition): offset \(at) was confirmed at "
@@ -246,8 +259,9 @@ extension History {
                 }
             }
         }
-        for (offset, value) in delivered[partition] ?? [:] where queue.level == .synced {
-            guard byOffset[offset]?.value == value else {
+        for (offset, given) in delivered[partition] ?? [:] {
+            guard byOffset[offset] != nil || survives(given.run) else { continue }
+            guard byOffset[offset]?.value == given.value else {
                 throw Violation(
                     "partition \(partition): offset \(offset) was delivered and is gone or changed")
             }

@@ -60,6 +60,7 @@ package final class ScenarioRunner {
         let disk: SimulatedDisk
         if let kind {
             disk = shard.disk.afterPowerCut(kind, &random)
+            history.powerCuts += 1
         } else {
             disk = shard.disk.afterKill(&random)
         }
@@ -127,9 +128,11 @@ package final class ScenarioRunner {
     }
 
     /// Publishes a batch of `records` records; not waited for.
+    ///
+    /// - Parameter asked: the level at which it is to be confirmed, if not the queue's.
     package func publish(
         _ client: SimulatedClient, _ producer: ProducerOpenReply, _ partition: UInt32,
-        records: Int = 1, bytes: Int = 120
+        records: Int = 1, bytes: Int = 120, asked: DurabilityLevel? = nil
     ) {
         let key = [producer.producerID, UInt64(producer.epoch), UInt64(partition)]
         let sequence = sequences[key] ?? 0
@@ -151,9 +154,14 @@ package final class ScenarioRunner {
             History.Sent(
                 producer: producer.producerID, epoch: producer.epoch, sequence: sequence,
                 values: values, correlation: nextCorrelation))
+        let field = asked.map {
+            OptionalFields.encode(OptionalFields.confirmLevel, isMandatory: true, [$0.rawValue])
+        }
         client.send(
-            FrameHeader(opcode: .publish, correlation: nextCorrelation, stream: partition)
-                .frame(body: batch))
+            FrameHeader(
+                opcode: .publish, correlation: nextCorrelation, stream: partition,
+                tlvBytes: UInt16(field?.count ?? 0)
+            ).frame(body: (field ?? []) + batch))
     }
     private var nextCorrelation: UInt64 = 1 << 32
 
@@ -176,7 +184,9 @@ package final class ScenarioRunner {
         history.confirm(client.confirms)
         client.confirms = []
         for record in client.delivered[client.notedDeliveries...] {
-            history.delivered[record.partition, default: [:]][record.offset] = record.value
+            history.delivered[record.partition, default: [:]][record.offset] = (
+                record.value, history.powerCuts
+            )
         }
         client.notedDeliveries = client.delivered.count
     }

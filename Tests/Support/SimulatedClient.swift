@@ -100,14 +100,15 @@ package final class SimulatedClient {
 
     @discardableResult
     package func publish(
-        _ batch: [UInt8], partition: UInt32, deadline: UInt32 = 0
+        _ batch: [UInt8], partition: UInt32, deadline: UInt32 = 0, fields: [UInt8] = []
     ) -> UInt64 {
         let correlation = nextCorrelation
         nextCorrelation += 1
         send(
             FrameHeader(
-                opcode: .publish, correlation: correlation, stream: partition, argument: deadline
-            ).frame(body: batch))
+                opcode: .publish, correlation: correlation, stream: partition, argument: deadline,
+                tlvBytes: UInt16(fields.count)
+            ).frame(body: fields + batch))
         return correlation
     }
 

@@ -52,6 +52,8 @@ package final class SimulatedDisk: RecoveryStorage {
     /// Counts what a power cut took or tore: a test that needs it asserts that it is not 0.
     package private(set) var sectorsLost = 0
     package private(set) var sectorsKept = 0
+    /// This run of the simulated machine: a power cut ends it, a killed process does not.
+    package private(set) var boot: UInt64 = 1
 
     package init() {}
 
@@ -72,6 +74,7 @@ package final class SimulatedDisk: RecoveryStorage {
         _ survival: Survival, _ random: inout SeededRandom
     ) -> SimulatedDisk {
         let disk = SimulatedDisk()
+        disk.boot = boot + 1
         disk.nextInode = nextInode
         disk.durableNames = durableNames
         for change in pendingNames where keeps(survival, &random) {
@@ -143,6 +146,7 @@ package final class SimulatedDisk: RecoveryStorage {
     /// storage; of what was in flight each write is done or not.
     package func afterKill(_ random: inout SeededRandom) -> SimulatedDisk {
         let disk = SimulatedDisk()
+        disk.boot = boot
         disk.nextInode = nextInode
         disk.nextWrite = nextWrite
         disk.names = names

@@ -107,6 +107,7 @@ package final class SimulatedShard {
             chunkBytesMax: settings.limits.chunkBytes,
             tailBudgetBytes: settings.limits.tailBytesMax, serverID: 7, journalID: 11,
             now: WallTime(nanoseconds: wall))
+        options.boot = disk.boot
         options.faults = settings.faults
         let recovered = try Recovery(storage: disk, options: options).run()
         report = recovered.report

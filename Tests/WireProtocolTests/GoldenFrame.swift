@@ -421,6 +421,23 @@ extension GoldenFrame {
             }
         ),
         GoldenFrame(
+            "publish-confirm-level",
+            .publish,
+            correlation: 101,
+            stream: 11,
+            fields: OptionalFields.encode(
+                OptionalFields.confirmLevel,
+                isMandatory: true,
+                [DurabilityLevel.memory.rawValue]
+            ),
+            body: producerPart,
+            decodes: { body in
+                let batch = try #require(body.baseAddress)
+                return BatchHeader.check(batch, count: body.count) == .ok
+                    && Record.all(in: batch) == records
+            }
+        ),
+        GoldenFrame(
             "confirm",
             .confirm,
             flags: push,

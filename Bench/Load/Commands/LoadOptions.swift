@@ -4,10 +4,10 @@ internal import WireProtocol
 
 extension DurabilityLevel: ExpressibleByArgument {
     package init?(argument: String) {
-        guard let level = Self(name: argument), level != .written else { return nil }
+        guard let level = Self(name: argument) else { return nil }
         self = level
     }
-    package static var allValueStrings: [String] { [Self.memory.name, Self.synced.name] }
+    package static var allValueStrings: [String] { Self.allCases.map(\.name) }
 }
 
 /// Where, and what to do with the result: every command that talks to a broker.
@@ -42,7 +42,7 @@ struct ServerOptions: ParsableArguments {
 
 /// What `publish` and `e2e` have in common.
 struct WorkloadOptions: ParsableArguments {
-    @Option(help: ArgumentHelp("The queue's durability level: memory or synced."))
+    @Option(help: ArgumentHelp("The queue's durability level: memory, written or synced."))
     var durability = DurabilityLevel.memory
 
     @Option(help: ArgumentHelp("Payload bytes per record.", valueName: "BYTES"))

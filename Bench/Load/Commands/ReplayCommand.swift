@@ -33,10 +33,10 @@ struct ReplayCommand: ParsableCommand {
     @Option(help: ArgumentHelp("The queue for the feed.", valueName: "NAME"))
     var feedQueue: String?
 
-    @Option(help: ArgumentHelp("The level of the queue for orders: memory or synced."))
+    @Option(help: ArgumentHelp("The level of the queue for orders: memory, written or synced."))
     var ordersDurability = DurabilityLevel.synced
 
-    @Option(help: ArgumentHelp("The level of the queue for the feed: memory or synced."))
+    @Option(help: ArgumentHelp("The level of the queue for the feed: memory, written or synced."))
     var feedDurability = DurabilityLevel.memory
 
     @Option(help: ArgumentHelp("The level of both queues, over the two above."))

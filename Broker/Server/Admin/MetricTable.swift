@@ -265,6 +265,12 @@ package enum MetricTable {
         counter("confirmed_records_total", "Records confirmed.", unit: .records) {
             $0.confirmedRecords
         },
+        counter(
+            "downgraded_records_total",
+            "Records that were confirmed below their queue's level, as their producer asked."
+        ) {
+            $0.downgradedRecords
+        },
         counter("duplicate_batches_total", "Batches that a retry sent again; stored once.") {
             $0.duplicateBatches
         },

@@ -23,7 +23,7 @@ extension ShardMachine {
             return publishSpecial(
                 connectionIndex, connection, header, frame, batchStatus: status)
         }
-        return append(connectionIndex, connection, header, batch, batchBytes, index)
+        return append(connectionIndex, connection, header, batch, batchBytes, index, asked: nil)
     }
 
     /// What is rare: optional fields, a deadline, a batch that is refused, a server that stops.
@@ -33,8 +33,9 @@ extension ShardMachine {
         _ header: FrameHeader, _ frame: UnsafeRawPointer, batchStatus: StatusCode
     ) -> Outcome {
         let tlvBytes = Int(header.tlvBytes)
-        let fields = OptionalFields.check(
-            UnsafeRawBufferPointer(start: frame + FrameHeader.byteCount, count: tlvBytes))
+        let optional = UnsafeRawBufferPointer(
+            start: frame + FrameHeader.byteCount, count: tlvBytes)
+        let fields = OptionalFields.check(optional)
         guard fields == .ok else {
             return refusePublish(
                 connectionIndex, header, fields, "the frame's optional fields: \(fields.name)")
@@ -46,7 +47,8 @@ extension ShardMachine {
         }
         guard stage == .ready else {
             return refusePublish(
-                connectionIndex, header, .shuttingDown, "the server is stopping; nothing was stored")
+                connectionIndex, header, .shuttingDown, "the server is stopping; nothing was stored"
+            )
         }
         if let failure = counters.storageFailure {
             return refusePublish(
@@ -59,15 +61,27 @@ extension ShardMachine {
                 "the deadline of \(header.argument) µs passed; nothing was stored")
         }
         guard let index = state.index(ofPartition: header.stream) else { return .done }
+        var asked: DurabilityLevel?
+        if let field = OptionalFields.find(OptionalFields.confirmLevel, in: optional) {
+            let level = state.partitions[index].pointee.level
+            asked = DurabilityLevel(rawValue: field[0])
+            guard let asked, asked <= level else {
+                return refusePublish(
+                    connectionIndex, header, .levelNotOffered,
+                    "a confirm at level \(field[0]) was asked for; the queue is \(level.name), and "
+                        + "a publish may ask for less only")
+            }
+        }
         return append(
             connectionIndex, connection, header, frame + FrameHeader.byteCount + tlvBytes,
-            header.bodyBytes - tlvBytes, index)
+            header.bodyBytes - tlvBytes, index, asked: asked)
     }
 
     @inline(__always)
     private mutating func append(
         _ connectionIndex: Int32, _ connection: UnsafeMutablePointer<Connection>,
-        _ header: FrameHeader, _ batch: UnsafeRawPointer, _ batchBytes: Int, _ index: Int32
+        _ header: FrameHeader, _ batch: UnsafeRawPointer, _ batchBytes: Int, _ index: Int32,
+        asked: DurabilityLevel?
     ) -> Outcome {
         let partition = state.partitions[index]
         let producer = batch.u64(16)
@@ -78,11 +92,11 @@ extension ShardMachine {
         if producer != 0 {
             let verdict = state.producers.judge(
                 progress, producer: producer, epoch: epoch, sequence: sequence, records: records,
-                anyStart: partition.pointee.level == .memory)
+                anyStart: partition.pointee.level != .synced)
             guard case .accept = verdict else {
                 return notAccepted(
                     verdict, connectionIndex, connection, header, partition, records: records,
-                    sequence: sequence)
+                    sequence: sequence, asked: asked)
             }
         }
         let storedBytes = StoredBatch.stampBytes &+ batchBytes
@@ -93,11 +107,12 @@ extension ShardMachine {
                     + "\(limits.frameBytesMax) bytes")
         }
         let baseOffset = partition.pointee.log.endOffset
-        let isMemory = partition.pointee.level == .memory
-        if isMemory {
+        let level = partition.pointee.level
+        if level != .synced {
             guard reserveOffsets(partition, upTo: baseOffset &+ records) else { return .park }
         }
         guard connection.pointee.waiting.count < limits.confirmRunsMax,
+            connection.pointee.waitingWritten.count < limits.confirmRunsMax,
             connection.pointee.immediate.count < limits.confirmRunsMax, pace(storedBytes)
         else {
             return .park
@@ -113,11 +128,11 @@ extension ShardMachine {
         let appendTime = max(now.wall.nanoseconds, partition.pointee.log.lastAppendTime)
         var journalPosition = UInt64.max
         var group: UInt64 = 0
-        if !isMemory {
+        if level != .memory {
             guard
                 let entry = journal.stage(
                     .batch, object: header.stream, payloadBytes: storedBytes,
-                    reserve: publishReserve)
+                    reserve: publishReserve, synced: level == .synced)
             else {
                 if !journal.hasRoom(payloadBytes: storedBytes, reserve: publishReserve) {
                     checkpointer.isDue = true
@@ -131,7 +146,11 @@ extension ShardMachine {
             writeStored(
                 entry, batch, batchBytes, header.stream, baseOffset, appendTime,
                 partition.pointee.log.epoch)
-            note(partition, index, end: baseOffset &+ records, group: group)
+            if level == .synced {
+                syncedNotes.note(partition, index, end: baseOffset &+ records, group: group)
+            } else {
+                writtenNotes.note(partition, index, end: baseOffset &+ records, group: group)
+            }
         }
         writeStored(
             room, batch, batchBytes, header.stream, baseOffset, appendTime,
@@ -148,7 +167,7 @@ extension ShardMachine {
         partition.pointee.publishedBytes &+= UInt64(storedBytes)
         counters.publishedRecords &+= records
         counters.publishedBytes &+= UInt64(storedBytes)
-        if isMemory {
+        if level == .memory {
             partition.pointee.commit(upTo: baseOffset &+ records)
             markDirty(index, partition)
         }
@@ -157,8 +176,8 @@ extension ShardMachine {
             ConfirmEntry(
                 correlation: header.correlation, requests: 1, partition: header.stream,
                 epoch: partition.pointee.log.epoch, records: UInt32(records),
-                baseOffset: baseOffset, level: partition.pointee.level.rawValue, flags: 0),
-            group: isMemory ? nil : group)
+                baseOffset: baseOffset, level: level.rawValue, flags: 0),
+            group: group, asked: asked)
         return .done
     }
 
@@ -173,66 +192,93 @@ extension ShardMachine {
         (room + StoredBatch.stampBytes).copyMemory(from: batch, byteCount: batchBytes)
     }
 
-    /// Notes that `group` commits the partition up to `end`; one note per partition and group.
-    @inline(__always)
-    private mutating func note(
-        _ partition: UnsafeMutablePointer<Partition>, _ index: Int32, end: UInt64, group: UInt64
-    ) {
-        if partition.pointee.touchedGroup == group {
-            let back = touchCount &- 1 &- partition.pointee.touchIndex
-            touches.updateLast(Int(back)) { $0.end = end }
-            return
-        }
-        partition.pointee.touchedGroup = group
-        partition.pointee.touchIndex = touchCount
-        touchCount &+= 1
-        touches.append(
-            Touch(
-                group: group, partition: index, partitionID: partition.pointee.id, end: end))
-    }
-
-    /// Queues the answer: for the end of this cycle, or for when `group` is durable. A connection
-    /// with `confirmRunsMax` runs waiting parks before it gets here.
+    /// Queues the confirm of what `group` holds: for the end of this cycle, or for when that is written
+    /// or on stable storage. A connection with `confirmRunsMax` runs waiting parks before it gets here.
+    ///
+    /// - Parameters:
+    ///   - group: `nil` when everything staged is on stable storage.
+    ///   - asked: the level that is enough for the producer. It moves the confirm, never the path or
+    ///     what readers see. Where a crash could still give the offset to another record, the confirm
+    ///     does not tell it.
     @inline(__always)
     mutating func answer(
         _ index: Int32, _ connection: UnsafeMutablePointer<Connection>, _ entry: ConfirmEntry,
-        group: UInt64?
+        group: UInt64?, asked: DurabilityLevel?
     ) {
-        if let group {
-            _ = connection.pointee.waiting.add(
-                PendingAnswer(entry: entry, group: group, kind: .confirm), runsMax: .max)
-            if !connection.pointee.isWaitingListed {
-                connection.pointee.isWaitingListed = true
-                waitingList.append(index)
-            }
-        } else {
+        var entry = entry
+        // A group with a synced batch is written and synced in one: there is no level between.
+        if asked == .memory, group != nil, entry.level != DurabilityLevel.memory.rawValue {
+            entry.level = DurabilityLevel.memory.rawValue
+            entry.baseOffset = Offset.unknown.rawValue
+            counters.downgradedRecords &+= UInt64(entry.records)
+        }
+        guard let group, entry.level != DurabilityLevel.memory.rawValue else {
             _ = connection.pointee.immediate.add(
                 PendingAnswer(entry: entry, group: 0, kind: .confirm), runsMax: .max)
             if !connection.pointee.isImmediateListed {
                 connection.pointee.isImmediateListed = true
                 immediateList.append(index)
             }
+            return
+        }
+        let answer = PendingAnswer(entry: entry, group: group, kind: .confirm)
+        if entry.level == DurabilityLevel.synced.rawValue {
+            _ = connection.pointee.waiting.add(answer, runsMax: .max)
+        } else {
+            _ = connection.pointee.waitingWritten.add(answer, runsMax: .max)
+        }
+        if !connection.pointee.isWaitingListed {
+            connection.pointee.isWaitingListed = true
+            waitingList.append(index)
         }
     }
 
-    /// Offsets of a `memory` partition are given out below a durable reservation only, so that after
-    /// a crash none is given twice. The next reservation is staged when half of one is used.
+    /// Offsets of a partition that a crash may shorten are given out below a durable reservation only,
+    /// so that none is given twice. The next reservation is staged when half of one is used.
     @inline(__always)
     private mutating func reserveOffsets(
         _ partition: UnsafeMutablePointer<Partition>, upTo end: UInt64
     ) -> Bool {
         let step = limits.reservationStep
         if end &+ step / 2 > partition.pointee.reservingEnd {
+            guard !partition.pointee.lostIsUnjournalled || journalLost(partition) else {
+                return false
+            }
             let next = end &+ step
             if change(.reservation(partition: partition.pointee.id, end: next)) {
                 partition.pointee.reservingEnd = next
                 reservations.append(
-                    Touch(
-                        group: journal.openGroup, partition: -1,
-                        partitionID: partition.pointee.id, end: next))
+                    Reservation(
+                        group: journal.openGroup, partitionID: partition.pointee.id, end: next))
             }
         }
         return end <= partition.pointee.reservedEnd
+    }
+
+    /// A `written` partition's batches lie in the journal behind each other, without a gap: the range
+    /// that recovery declared lost goes in before anything behind it. Recovery left nothing of the
+    /// reservation, so the first publish comes by here.
+    @inline(never)
+    private mutating func journalLost(
+        _ partition: UnsafeMutablePointer<Partition>
+    ) -> Bool {
+        guard let range = partition.pointee.declaredLost.last else { return true }
+        // The same bytes as in the tail: nothing was appended since.
+        let lost = StoredBatch.lost(
+            range, partition: PartitionID(rawValue: partition.pointee.id),
+            epoch: partition.pointee.log.epoch, appendTime: partition.pointee.log.lastAppendTime)
+        guard
+            let room = journal.stage(
+                .batch, object: partition.pointee.id, payloadBytes: lost.count, reserve: 0)
+        else { return false }
+        lost.withUnsafeBytes { bytes in
+            UnsafeMutableRawBufferPointer(start: room, count: lost.count).copyMemory(from: bytes)
+        }
+        if let chunk = partition.pointee.log.chunk(holding: range.lowerBound) {
+            chunk.pointee.journalPin = min(chunk.pointee.journalPin, journal.openPosition)
+        }
+        partition.pointee.lostIsUnjournalled = false
+        return true
     }
 
     /// Falls to the rate of write-behind before journal or tail is full. See `WriteBehind.pace`.
@@ -255,7 +301,8 @@ extension ShardMachine {
     private mutating func notAccepted(
         _ verdict: ProducerTable.Verdict, _ index: Int32,
         _ connection: UnsafeMutablePointer<Connection>, _ header: FrameHeader,
-        _ partition: UnsafeMutablePointer<Partition>, records: UInt64, sequence: UInt64
+        _ partition: UnsafeMutablePointer<Partition>, records: UInt64, sequence: UInt64,
+        asked: DurabilityLevel?
     ) -> Outcome {
         let name = "partition \(header.stream)"
         switch verdict {
@@ -263,15 +310,14 @@ extension ShardMachine {
         case .duplicate(let offset):
             counters.duplicateBatches += 1
             // Stored, but perhaps not durable yet: the confirm waits for what is staged now.
-            let isMemory = partition.pointee.level == .memory
             answer(
                 index, connection,
                 ConfirmEntry(
                     correlation: header.correlation, requests: 1, partition: header.stream,
                     epoch: partition.pointee.log.epoch, records: UInt32(records),
-                    baseOffset: offset ?? UInt64.max, level: partition.pointee.level.rawValue,
-                    flags: ConfirmEntry.duplicateFlag),
-                group: isMemory || !journal.isDirty ? nil : journal.lastStagedGroup)
+                    baseOffset: offset ?? Offset.unknown.rawValue,
+                    level: partition.pointee.level.rawValue, flags: ConfirmEntry.duplicateFlag),
+                group: journal.isDirty ? journal.lastStagedGroup : nil, asked: asked)
             return .done
         case .gap(let expected):
             return refusePublish(

@@ -14,10 +14,11 @@ extension ShardMachine {
                 "\"\(create.name)\" is no name for a queue: 1 to 255 of a-z A-Z 0-9 . _ - $, not "
                     + "beginning with . or -")
         }
-        guard let level = DurabilityLevel(rawValue: create.level), level != .written else {
+        guard let level = DurabilityLevel(rawValue: create.level) else {
             return refuse(
                 request, .levelNotOffered,
-                "durability level \(create.level) is not offered; memory (0) and synced (2) are")
+                "durability level \(create.level) is not offered; memory (0), written (1) and "
+                    + "synced (2) are")
         }
         guard create.partitions >= 1, create.partitions <= UInt32(limits.partitionsPerQueueMax)
         else {

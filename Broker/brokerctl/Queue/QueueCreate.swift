@@ -24,7 +24,8 @@ extension Queue {
         var partitions: UInt32 = 1
         @Option(
             help: """
-                What a confirm promises: memory (accepted) or synced (on stable storage).
+                What a confirm promises: memory (accepted), written (survives a crash of the \
+                broker, not of the machine) or synced (on stable storage).
                 """
         )
         var durability: Durability = .synced

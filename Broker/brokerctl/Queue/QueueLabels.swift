@@ -22,11 +22,13 @@ struct Label: ExpressibleByArgument {
 /// The durability levels by their names.
 enum Durability: String, ExpressibleByArgument, CaseIterable {
     case memory
+    case written
     case synced
 
     var level: DurabilityLevel {
         switch self {
         case .memory: .memory
+        case .written: .written
         case .synced: .synced
         }
     }

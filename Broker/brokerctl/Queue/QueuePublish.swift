@@ -50,6 +50,13 @@ extension Queue {
         )
         var batch = 64
         @Option(
+            help: """
+                Be content with a confirm at this level, lower than the queue's; the record still goes \
+                where the queue's level sends it. Its offset is then not told.
+                """
+        )
+        var confirmLevel: Durability?
+        @Option(
             help: ArgumentHelp(
                 "How long to retry without progress; 0: not at all.",
                 valueName: "seconds"
@@ -101,6 +108,7 @@ extension Queue {
             options.clientName = ControlTool.clientName
             options.window = window
             options.retrySeconds = retrySeconds
+            options.confirmLevel = confirmLevel?.level
             options.resendWhenUnknown = onUnknown == .resend
             return try attempting("publish to queue \(name) at \(address)") {
                 () throws(ClientError) in
