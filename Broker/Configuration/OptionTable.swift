@@ -262,12 +262,19 @@ package enum OptionTable {
             add("--\(option.name) \(option.placeholder)", option.help, option.standard)
         }
         add("--config FILE", "a YAML file with any of the options above", "")
+        add(
+            "--check-only",
+            "read everything in the data directory, say what is damaged, and end; changes nothing",
+            ""
+        )
         add("--version", "print the version and end", "")
         add("--help", "print this and end", "")
         lines += [
-            "", "Exit code: 0 stopped as asked, 1 failed, 2 usage.", "",
+            "", "Exit code: 0 stopped as asked, 1 failed, 2 usage. With --check-only: 0 nothing is",
+            "damaged, 1 something is, or it could not be read.", "",
             "  brokerd --data-dir ./millrace-data",
             "  brokerd --data-dir /var/lib/millrace --listen 0.0.0.0:7400 --cpus 0 --idle spin",
+            "  brokerd --data-dir /var/lib/millrace --check-only",
         ]
         return lines.joined(separator: "\n") + "\n"
     }

@@ -6,6 +6,8 @@ internal import Yams
 /// What a command line of `brokerd` asks for.
 package enum ServerCommand: Sendable, Equatable {
     case run(ServerOptions)
+    /// Read the data directory, say what is damaged, and end.
+    case check(ServerOptions)
     case version
     case help
 
@@ -17,10 +19,11 @@ package enum ServerCommand: Sendable, Equatable {
         environment: [String: String]
     ) async throws(UsageError) -> ServerCommand {
         let flags: [String: [String]]
+        let checksOnly: Bool
         switch try Flags.parse(arguments) {
         case .help: return .help
         case .version: return .version
-        case .values(let values): flags = values
+        case .values(let values, let only): (flags, checksOnly) = (values, only)
         }
         let variables = environment.filter { $0.key.hasPrefix("MILLRACE_") }
         try refuseUnknown(variables: variables)
@@ -32,7 +35,8 @@ package enum ServerCommand: Sendable, Equatable {
         ]
         let path = flags[OptionTable.configName]?.last ?? variables["MILLRACE_CONFIG"]
         if let path, let file = try await file(path) { providers.append(file) }
-        return .run(try options(ConfigReader(providers: providers), flags, variables, path))
+        let options = try options(ConfigReader(providers: providers), flags, variables, path)
+        return checksOnly ? .check(options) : .run(options)
     }
 
     private static func values(of flags: [String: [String]]) -> [AbsoluteConfigKey: ConfigValue] {
@@ -144,14 +148,19 @@ package enum ServerCommand: Sendable, Equatable {
 private enum Flags {
     case help
     case version
-    case values([String: [String]])
+    case values([String: [String]], checksOnly: Bool)
 
     static func parse(_ arguments: [String]) throws(UsageError) -> Flags {
         var values: [String: [String]] = [:]
+        var checksOnly = false
         var rest = arguments[...]
         while let argument = rest.popFirst() {
             if argument == "--help" || argument == "-h" { return .help }
             if argument == "--version" { return .version }
+            if argument == "--check-only" {
+                checksOnly = true
+                continue
+            }
             guard argument.hasPrefix("--"), argument.count > 2 else {
                 throw UsageError("unexpected argument '\(argument)'; options begin with --")
             }
@@ -163,7 +172,7 @@ private enum Flags {
             let name = String(parts[0])
             let known = OptionTable.names + [OptionTable.configName]
             guard known.contains(name) else {
-                let flags = known.map { "--" + $0 } + ["--version", "--help"]
+                let flags = known.map { "--" + $0 } + ["--check-only", "--version", "--help"]
                 throw UsageError(
                     "unknown option --\(name)"
                         + ServerCommand.suggestion(for: "--" + name, among: flags)
@@ -183,6 +192,6 @@ private enum Flags {
             }
             values[name, default: []].append(value)
         }
-        return .values(values)
+        return .values(values, checksOnly: checksOnly)
     }
 }

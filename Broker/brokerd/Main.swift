@@ -27,6 +27,8 @@ enum Main {
             case .help: write(OptionTable.help, to: STDOUT_FILENO)
             case .version: write("brokerd \(Broker.version)\n", to: STDOUT_FILENO)
             case .run(let options): exit(try Broker.run(options))
+            case .check(let options):
+                exit(OfflineCheck(options).run { write($0 + "\n", to: STDOUT_FILENO) })
             }
         } catch {
             write("brokerd: \(error)\n", to: STDERR_FILENO)

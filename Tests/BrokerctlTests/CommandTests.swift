@@ -39,7 +39,7 @@ import brokerctl
         arguments: [
             ["queue", "create"], ["queue", "create", "a", "--partitions", "0"],
             ["queue", "create", "a", "--partitions", "x"],
-            ["queue", "create", "a", "--durability", "written"],
+            ["queue", "create", "a", "--durability", "sometimes"],
             ["queue", "create", "a", "--label", "novalue"], ["queue", "alter", "a"],
             ["queue", "alter", "a", "--label", "x="],
             ["queue", "alter", "a", "--label", "x=1", "--remove-label", "x"], ["nonsense"],

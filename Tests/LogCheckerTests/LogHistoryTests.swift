@@ -83,7 +83,7 @@ import Testing
             "{\"event\":\"published\",\"producer\":\"a\",\"sequence\":0,\"partition\":0,"
                 + "\"payload\":\"+1\",\"level\":\"synced\"}",
             "{\"event\":\"published\",\"producer\":\"a\",\"sequence\":0,\"partition\":0,"
-                + "\"payload\":\"1\",\"level\":\"written\"}",
+                + "\"payload\":\"1\",\"level\":\"sometimes\"}",
         ]
     )
     func refused(line: String) {
