@@ -178,6 +178,8 @@ public struct DurableState: ~Copyable {
         }
     }
 
+    /// In the byte that says which of a producer's runs is the newest.
+    private static let mayJumpBit: UInt8 = 0x80
     /// 1: without `boot`, and without what the level `written` needs of a partition.
     private static let snapshotVersion: UInt32 = 2
 
@@ -221,7 +223,7 @@ public struct DurableState: ~Copyable {
             progress.put(entry.epoch)
             progress.put(entry.nextSequence)
             progress.put(entry.lastSeen)
-            progress.put(UInt8(entry.newestRun))
+            progress.put(UInt8(entry.newestRun) | (entry.mayJump ? Self.mayJumpBit : 0))
             for run in 0..<ProducerProgress.runCount {
                 progress.put(entry.runs[run].first)
                 progress.put(entry.runs[run].count)
@@ -315,7 +317,9 @@ public struct DurableState: ~Copyable {
                 producer: try parser.u64(), partition: try parser.u32(), epoch: try parser.u16())
             progress.nextSequence = try parser.u64()
             progress.lastSeen = try parser.u64()
-            progress.newestRun = Int(try parser.u8()) & (ProducerProgress.runCount - 1)
+            let newest = try parser.u8()
+            progress.newestRun = Int(newest) & (ProducerProgress.runCount - 1)
+            progress.mayJump = newest & Self.mayJumpBit != 0
             for run in 0..<ProducerProgress.runCount {
                 progress.runs[run] = SequenceRun(
                     first: try parser.u64(), count: try parser.u64(), offset: try parser.u64())

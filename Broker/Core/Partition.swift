@@ -20,6 +20,8 @@ public struct Partition {
     public var reservedEnd: UInt64
     /// A reservation is staged up to here.
     public var reservingEnd: UInt64
+    /// The end that the last checkpoint saw.
+    public var checkpointedEnd: UInt64 = 0
     public var lostRecords: UInt64 = 0
     /// Ranges that a recovery found lost, and counted, whose batches may still be in the tail only.
     public var declaredLost: [Range<UInt64>] = []

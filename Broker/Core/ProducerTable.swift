@@ -39,7 +39,7 @@ public struct ProducerProgress {
     public var lastSeen: UInt64 = 0
     public var runs: InlineArray<4, SequenceRun> = .init(repeating: SequenceRun())
     public var newestRun = 0
-    /// The partition lost records in a crash: the next batch may leave sequences out. Not stored.
+    /// The partition lost records in a crash: the next batch may leave sequences out.
     public var mayJump = false
 
     public init(producer: UInt64, partition: UInt32, epoch: UInt16) {

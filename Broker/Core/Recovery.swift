@@ -434,6 +434,8 @@ public struct Recovery {
                 state.producers.cut(partition: id, at: end)
                 partition.pointee.lostIsUnjournalled = level == .written
             }
+            // What is reserved still holds, and nothing above it is on its way to the journal.
+            partition.pointee.reservingEnd = partition.pointee.reservedEnd
             partition.pointee.commit(upTo: partition.pointee.log.endOffset)
         }
     }

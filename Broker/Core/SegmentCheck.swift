@@ -133,6 +133,7 @@ struct SegmentCheck {
     ) {
         let bytes = UnsafeRawPointer(base)
         var at = ChunkHeader.byteCount
+        var isWhole = true
         while at < chunk.bytes {
             guard
                 let length = StoredBatch.verify(
@@ -144,11 +145,16 @@ struct SegmentCheck {
                     (chunk.position + UInt64(at))..<(chunk.position + UInt64(chunk.bytes)),
                     expected,
                     chunk.endOffset)
+                isWhole = false
                 break
             }
             expected = StoredBatch.endOffset(at: bytes + at)
             batches += 1
             at += length
+        }
+        if isWhole, expected != chunk.endOffset {
+            let end = chunk.position + UInt64(chunk.bytes)
+            report(end..<end, expected, chunk.endOffset)
         }
         expected = chunk.endOffset
     }

@@ -279,16 +279,19 @@ public struct Journal: ~Copyable {
     ///
     /// - Returns: false when it can't be closed now.
     public mutating func closeForSnapshot() -> Bool {
+        requireSync()
+        return openEntries == 0 || closeOpenGroup()
+    }
+
+    /// Somebody waits until what is staged so far is on stable storage, whoever staged it.
+    public mutating func requireSync() {
         if openEntries > 0 {
             openNeedsSync = true
-            return closeOpenGroup()
-        }
-        if firstWaiting < openGroup {
+        } else if firstWaiting < openGroup {
             slot(openGroup - 1).pointee.needsSync = true
         } else if firstPlain != nil {
             needSync(openGroup - 1)
         }
-        return true
     }
 
     private mutating func needSync(_ group: UInt64) {
@@ -304,6 +307,9 @@ public struct Journal: ~Copyable {
     public var isDirty: Bool { openEntries > 0 || durableGroup < openGroup }
     /// True when the last entries are durable but nothing on disk says so.
     public var needsSeal: Bool { !isDirty && attestedPosition < lastEntryEnd && failure == nil }
+
+    /// True when a write or a sync is under way.
+    public var awaitsDisk: Bool { inFlight > 0 || (sync?.inFlight ?? 0) > 0 }
 
     /// True when `nextWrite` has one without sealing.
     public var canWrite: Bool {
@@ -379,9 +385,11 @@ public struct Journal: ~Copyable {
     /// for more.
     private static let unsyncedShare: UInt64 = 16
 
-    /// True when everything is written and something of it is not on stable storage.
+    /// True when everything is written, something of it is not on stable storage, and no sync is under
+    /// way.
     public var isWrittenOnly: Bool {
-        firstPlain != nil && openEntries == 0 && writtenGroup == openGroup && failure == nil
+        firstPlain != nil && openEntries == 0 && writtenGroup == openGroup && sync == nil
+            && failure == nil
     }
 
     /// True when `nextSync` has one.

@@ -13,12 +13,25 @@ package struct DataDirectory: ~Copyable {
     package let diskDescription: String
 
     package init(path: String) throws(SystemError) {
-        self.path = path
         guard mkdir(path, 0o750) == 0 || errno == EEXIST else {
             throw SystemError("making the data directory \(path)", errno: errno)
         }
         let lock = open(path + "/LOCK", O_RDWR | O_CREAT | O_CLOEXEC, 0o640)
         guard lock >= 0 else { throw SystemError("opening \(path)/LOCK", errno: errno) }
+        try self.init(path: path, lock: lock)
+    }
+
+    /// One that is only read, perhaps on a read-only filesystem: nothing is made. Locked where there is
+    /// something to lock; a copy may have none.
+    package init(checking path: String) throws(SystemError) {
+        let lock = open(path + "/LOCK", O_RDONLY | O_CLOEXEC)
+        let directory = lock < 0 ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : lock
+        guard directory >= 0 else { throw SystemError("opening \(path)", errno: errno) }
+        try self.init(path: path, lock: directory)
+    }
+
+    private init(path: String, lock: Int32) throws(SystemError) {
+        self.path = path
         guard flock(lock, LOCK_EX | LOCK_NB) == 0 else {
             let code = errno
             close(lock)

@@ -304,10 +304,10 @@ package struct EpollPort: ~Copyable, ShardPort {
             token: request.token, operation: request.operation, descriptor: files.root)
         var isJournal = false
         switch request.operation {
-        case .write(let slot, _, _, _, _):
+        case .write(let slot, _, _, _, _), .sync(let slot):
             job.descriptor = files[slot]
             isJournal = slot < journalFiles
-        case .read(let slot, _, _, _), .sync(let slot), .allocate(let slot, _, _):
+        case .read(let slot, _, _, _), .allocate(let slot, _, _):
             job.descriptor = files[slot]
         case .open(let slot, _, let create):
             opens[request.token] = slot

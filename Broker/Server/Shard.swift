@@ -77,7 +77,7 @@ package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
         let deadline = machine.nextDeadline
         guard
             idle.shouldSleep(
-                now: now.monotonic, idleSince: idleSince, awaitsDisk: machine.journal.isDirty),
+                now: now.monotonic, idleSince: idleSince, awaitsDisk: machine.journal.awaitsDisk),
             deadline > now.monotonic
         else {
             CoreControl.yield()

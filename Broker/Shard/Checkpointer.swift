@@ -43,6 +43,8 @@ package struct Checkpointer {
     package var isDue = false
     /// A publish found no room: the next one waits for all that is old.
     var isPressed = false
+    /// The last one found partitions with a reservation that were not quiet yet: another comes.
+    fileprivate var reservationsRemain = false
     package fileprivate(set) var sequence: UInt64
     var awaitedChunks = 0
     var removals: [FileName] = []
@@ -142,7 +144,7 @@ extension ShardMachine {
         // Publishes wait for it, and nothing may be new: it waits for all that is old, so one is enough.
         if isUnderPressure { return true }
         if writeBehind.unsyncedBytes > limits.tailBytesMax / 4 { return true }
-        return (grown > 0 || writeBehind.unsyncedBytes > 0)
+        return (grown > 0 || writeBehind.unsyncedBytes > 0 || checkpointer.reservationsRemain)
             && now.monotonic.since(checkpointer.lastAt) > limits.checkpointAfterNanoseconds
     }
 
@@ -260,21 +262,14 @@ extension ShardMachine {
         }
         let position = journal.openPosition
         var replayFrom = position
+        checkpointer.reservationsRemain = false
         for place in 0..<state.partitions.limit {
             let index = Int32(place)
             guard state.partitions.contains(index), !state.partitions[index].pointee.isDeleted
             else { continue }
             let partition = state.partitions[index]
             replayFrom = min(replayFrom, partition.pointee.log.journalPin)
-            // A quiet partition gives its reservation back: a crash then takes nothing.
-            let end = partition.pointee.log.endOffset
-            if partition.pointee.level != .synced,
-                partition.pointee.log.segments.last?.syncedEndOffset ?? 0 == end,
-                partition.pointee.reservedEnd == partition.pointee.reservingEnd
-            {
-                partition.pointee.reservedEnd = end
-                partition.pointee.reservingEnd = end
-            }
+            giveReservationBack(partition)
         }
         let payload = state.snapshot(
             at: DurableState.Position(
@@ -299,6 +294,25 @@ extension ShardMachine {
             journal.recycle(below: max(replayFrom, journal.recycleBound))
         }
         advanceCheckpoint()
+    }
+
+    /// A quiet partition gives its reservation back: a crash then takes nothing. What it has is durable
+    /// when this checkpoint counts: in synced segments, or, at `written`, in the journal below.
+    private mutating func giveReservationBack(_ partition: UnsafeMutablePointer<Partition>) {
+        let end = partition.pointee.log.endOffset
+        let isQuiet =
+            partition.pointee.log.segments.last?.syncedEndOffset ?? 0 == end
+            || (partition.pointee.level == .written && partition.pointee.checkpointedEnd == end)
+        partition.pointee.checkpointedEnd = end
+        guard partition.pointee.level != .synced, partition.pointee.reservedEnd > end else {
+            return
+        }
+        guard isQuiet, partition.pointee.reservedEnd == partition.pointee.reservingEnd else {
+            checkpointer.reservationsRemain = true
+            return
+        }
+        partition.pointee.reservedEnd = end
+        partition.pointee.reservingEnd = end
     }
 
     private mutating func openCheckpoint() {

@@ -23,7 +23,7 @@ struct OfflineCheck {
                     "\(options.dataDirectory) is no data directory: it has no "
                         + FileName.identity.path)
             }
-            let directory = try DataDirectory(path: options.dataDirectory)
+            let directory = try DataDirectory(checking: options.dataDirectory)
             let report = try check(directory)
             return tell(report, say)
         } catch {
@@ -57,7 +57,9 @@ struct OfflineCheck {
         }
         for range in recovery.lostRanges { say("a start would declare lost: \(range)") }
         if recovery.tornBytes > 0 {
-            say("a start would drop a torn tail of \(recovery.tornBytes) bytes, never confirmed")
+            say(
+                "a start would drop a torn tail of \(recovery.tornBytes) bytes, never confirmed at synced"
+            )
         }
         say(
             "checked \(report.queues) queues, \(report.partitions) partitions, "

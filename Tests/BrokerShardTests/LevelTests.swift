@@ -1,4 +1,5 @@
 import BrokerBasics
+import BrokerCore
 import BrokerShard
 import BrokerTestSupport
 import LogStorage
@@ -159,6 +160,68 @@ struct LevelTests {
         let known = try #require(client.confirm(of: late))
         #expect(known.level == DurabilityLevel.synced.rawValue)
         #expect(known.baseOffset == 0)
+    }
+
+    /// What the next start finds lost.
+    private static func lost(_ disk: SimulatedDisk) throws -> [String] {
+        try Fixture(disk: disk).shard.report.lostRanges
+    }
+
+    @Test("a power cut on a shard that is quiet for long takes nothing of a written queue")
+    func quiet() throws {
+        let fixture = try Fixture()
+        let partition = try fixture.create("fills", level: .written)[0]
+        try fixture.publish(10, to: partition)
+        var random = SeededRandom(seed: 1)
+        #expect(try Self.lost(fixture.shard.disk.afterPowerCut(.all, &random)).count == 1)
+        fixture.shard.pass(milliseconds: 25_000)
+        #expect(try Self.lost(fixture.shard.disk.afterPowerCut(.none, &random)).isEmpty)
+        // And then no checkpoint comes for its sake.
+        let checkpoints = fixture.counters.checkpoints
+        fixture.shard.pass(milliseconds: 60_000)
+        #expect(fixture.counters.checkpoints == checkpoints)
+    }
+
+    @Test("killed, started, stopped in order, and the machine started anew: nothing is lost")
+    func stoppedAfterKill() throws {
+        let fixture = try Fixture()
+        let partition = try fixture.create("fills", level: .written)[0]
+        try fixture.publish(10, to: partition)
+        var random = SeededRandom(seed: 1)
+        let second = try Fixture(disk: fixture.shard.disk.afterKill(&random))
+        #expect(second.shard.report.lostRanges.isEmpty)
+        second.shard.machine.beginStop()
+        second.shard.run { second.shard.machine.stage == .stopped }
+        #expect(try Self.lost(second.shard.disk.afterPowerCut(.none, &random)).isEmpty)
+    }
+
+    @Test(
+        "whoever waits for stable storage does not wait until written batches are synced by the way"
+    )
+    func duplicatesAreNotKept() throws {
+        let fixture = try Fixture()
+        let client = fixture.client
+        let fills = try Self.warm(fixture, .written)
+        let orders = try fixture.create("orders")[0]
+        let producer = try #require(
+            client.ask(.producerOpen, ProducerOpenRequest(name: ""), reply: ProducerOpenReply.self))
+        var builder = BatchBuilder()
+        _ = builder.append(Record(value: [1], timestamp: 1))
+        let bytes = builder.finish(
+            producer: ProducerID(rawValue: producer.producerID), epoch: producer.epoch, sequence: 0)
+        let first = client.publish(bytes, partition: orders)
+        fixture.shard.run { client.isAnswered(first) }
+        fixture.shard.pass(milliseconds: 30)
+        // A written batch comes every few steps, so the journal is never idle.
+        client.publish(batch(["fill"]), partition: fills)
+        let again = client.publish(bytes, partition: orders)
+        let began = fixture.shard.time
+        fixture.shard.run(steps: 200) {
+            client.publish(batch(["fill"]), partition: fills)
+            return client.isAnswered(again)
+        }
+        #expect(client.confirm(of: again)?.flags == ConfirmEntry.duplicateFlag)
+        #expect(fixture.shard.time.since(began) < .milliseconds(5))
     }
 
     @Test("a failed sync of the journal stops the shard, and whoever waits is told")

@@ -309,7 +309,9 @@ extension ShardMachine {
         case .accept: return .done
         case .duplicate(let offset):
             counters.duplicateBatches += 1
-            // Stored, but perhaps not durable yet: the confirm waits for what is staged now.
+            // Stored, but perhaps not durable yet: the confirm waits for what is staged now, and that
+            // may be content with less.
+            if partition.pointee.level == .synced, journal.isDirty { journal.requireSync() }
             answer(
                 index, connection,
                 ConfirmEntry(

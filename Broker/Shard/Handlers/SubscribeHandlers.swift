@@ -334,6 +334,7 @@ extension ShardMachine {
             entry: entry, group: journal.lastStagedGroup, kind: .ack,
             stream: request.header.stream)
         if journal.isDirty, !faults.ackBeforeSync {
+            journal.requireSync()
             _ = connection.pointee.waiting.add(answer, runsMax: .max)
             if !connection.pointee.isWaitingListed {
                 connection.pointee.isWaitingListed = true
