@@ -239,6 +239,17 @@ let package = Package(
             "Tests/BrokerProcess",
             uses: ["BrokerBasics", "ChildProcess"]
         ),
+        // Stands in for a broker that forgets its syncs.
+        .executableTarget(name: "withoutsync", path: "Tests/WithoutSync"),
+        // Cuts the power of a real broker's disk.
+        tool(
+            "powercut",
+            "Tests/PowerCut",
+            uses: [
+                "BrokerBasics", "WireProtocol", "BlockingClient", "ChildProcess", "ReplayHarness",
+                "LogChecker", arguments,
+            ]
+        ),
         // Stands in for a container that refuses io_uring.
         .executableTarget(name: "withouturing", path: "Tests/WithoutUring"),
         tests(
