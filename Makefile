@@ -35,7 +35,7 @@ test: dependencies ## set up what is missing, build, run all tests: what CI runs
 	$(SWIFT) build $(CONFIGURATION) --build-tests
 	$(SWIFT) test $(CONFIGURATION) --skip-build
 
-torture: dependencies ## the long versions: 200 kills, 40 seeds of crash enumeration, 5000 without, 100,000 flips [FILTER=NAME]
+torture: dependencies ## the long versions: 200 kills, 400 power cuts, 40 seeds of crash enumeration, 5000 without, 100,000 flips [FILTER=NAME]
 	MILLRACE_TORTURE=1 $(SWIFT) test $(CONFIGURATION) --filter "$(or $(FILTER),Torture|CrashEnumeration|ManySeeds|BitFlip)"
 
 bench: dependencies ## every row of the README's table, beside its baseline
