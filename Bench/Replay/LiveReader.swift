@@ -226,6 +226,9 @@ private struct Reading {
             lost += UInt64(range.offsets.count)
             next[index] = range.offsets.upperBound
             unacked[index] += 1
+        case .skipped(let skipped):
+            guard let index = indexes[skipped.partition] else { return true }
+            next[index] = skipped.to
         case .assigned(let assignment): adopt(assignment)
         case .acked(let ack):
             guard let index = indexes[ack.partition] else { return true }

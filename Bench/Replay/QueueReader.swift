@@ -68,7 +68,7 @@ package enum QueueReader {
                 summary.lostOffsets += UInt64(range.offsets.count)
                 checker.lost(range.offsets, partition: index)
             case .ended(let refused): throw .refused(refused)
-            case .assigned, .acked, .ackRefused: break
+            case .assigned, .acked, .ackRefused, .skipped: break
             }
         }
         for (index, partition) in partitions.enumerated() {

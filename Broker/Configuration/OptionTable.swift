@@ -145,6 +145,27 @@ package enum OptionTable {
             .milliseconds(100) ... .seconds(86_400),
             \.limits.checkpointAfterNanoseconds
         ),
+        percent(
+            "disk-warn",
+            "how full the disk is, in per cent, when that is logged",
+            \.limits.diskMarks.warn
+        ),
+        percent(
+            "disk-refuse",
+            "how full the disk is when new records are refused",
+            \.limits.diskMarks.refuse
+        ),
+        percent(
+            "disk-reads-only",
+            "how full the disk is when new queues and producers are refused too",
+            \.limits.diskMarks.readsOnly
+        ),
+        size(
+            "disk-reserve",
+            "room on the disk that is kept for finishing what was accepted before it was full",
+            0...(1 << 40),
+            \.limits.reserveBytes
+        ),
         duration(
             "memory-flush-interval",
             "when a quiet memory partition is written to its segment",
@@ -300,6 +321,16 @@ package enum OptionTable {
             options[keyPath: path] = value
             return true
         }
+    }
+
+    private static func percent(
+        _ name: String,
+        _ help: String,
+        _ path: any (WritableKeyPath<ServerOptions, Int> & Sendable)
+    ) -> ServerOption {
+        var option = count(name, help, 10...100, path)
+        option.placeholder = "PERCENT"
+        return option
     }
 
     private static func size<Value: FixedWidthInteger & Sendable>(

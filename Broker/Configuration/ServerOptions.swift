@@ -92,6 +92,13 @@ package struct ServerOptions: Sendable, Equatable {
                     + "used; change --journal-size or --journal-files"
             )
         }
+        let marks = limits.diskMarks
+        if marks.warn > marks.refuse || marks.refuse > marks.readsOnly {
+            throw UsageError(
+                "--disk-warn \(marks.warn), --disk-refuse \(marks.refuse) and --disk-reads-only "
+                    + "\(marks.readsOnly): each must be as high as the one before, or higher"
+            )
+        }
         if let conflict = limits.conflict(geometry: geometry) {
             throw UsageError("\(conflict.description); \(Self.advice(conflict.cause))")
         }

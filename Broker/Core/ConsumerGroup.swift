@@ -22,6 +22,8 @@ public struct ConsumerGroup: Sendable {
     public let name: String
     /// By partition index: every offset below is acked. Durable.
     public private(set) var cursors: [UInt64]
+    /// By partition index: offsets that were removed before they were acked. Durable.
+    public private(set) var skipped: [UInt64]
     /// In the order of joining.
     public private(set) var members: [Member] = []
     /// By partition index: the subscription that reads it, or -1.
@@ -29,11 +31,14 @@ public struct ConsumerGroup: Sendable {
     /// Counts membership changes since the start of the broker.
     public private(set) var generation: UInt64 = 0
 
-    public init(id: UInt32, queue: UInt32, name: String, cursors: [UInt64]) {
+    public init(
+        id: UInt32, queue: UInt32, name: String, cursors: [UInt64], skipped: [UInt64]? = nil
+    ) {
         self.id = id
         self.queue = queue
         self.name = name
         self.cursors = cursors
+        self.skipped = skipped ?? [UInt64](repeating: 0, count: cursors.count)
         owners = [Int32](repeating: -1, count: cursors.count)
     }
 
@@ -43,6 +48,13 @@ public struct ConsumerGroup: Sendable {
             offset >= cursors[index],
             "group \(name): ack floor \(cursors[index]) can't become \(offset)")
         cursors[index] = offset
+    }
+
+    /// What the group had not acked below `start` is gone: it goes on there.
+    public mutating func skip(partition index: Int, to start: UInt64) {
+        guard cursors[index] < start else { return }
+        skipped[index] += start - cursors[index]
+        cursors[index] = start
     }
 
     public mutating func join(_ member: Member) {

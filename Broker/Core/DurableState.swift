@@ -13,6 +13,8 @@ public struct DurableState: ~Copyable {
     public private(set) var partitionIndex: [Int32] = []
     public private(set) var queues: [UInt32: Queue] = [:]
     public private(set) var queuesByName: [String: UInt32] = [:]
+    /// How many do not keep everything.
+    public private(set) var retainingQueues = 0
     public var producers = ProducerTable()
     public var groups: [UInt32: ConsumerGroup] = [:]
     public private(set) var groupsByName: [GroupName: UInt32] = [:]
@@ -68,17 +70,23 @@ public struct DurableState: ~Copyable {
         switch change {
         case .queueCreated(let queue):
             for (index, id) in queue.partitions.enumerated() {
-                add(
-                    Partition(
-                        log: PartitionLog(partition: id, startOffset: 0, endOffset: 0, epoch: 1),
-                        queue: queue.id, index: UInt32(index), level: queue.level))
+                var partition = Partition(
+                    log: PartitionLog(partition: id, startOffset: 0, endOffset: 0, epoch: 1),
+                    queue: queue.id, index: UInt32(index), level: queue.level)
+                partition.retention = queue.retention
+                add(partition)
                 nextPartition = max(nextPartition, id + 1)
             }
             put(queue)
         case .queueAltered(let queue):
             put(queue)
+            for id in queue.partitions {
+                guard let index = index(ofPartition: id) else { continue }
+                partitions[index].pointee.retention = queue.retention
+            }
         case .queueDeleted(let id):
             guard let queue = queues.removeValue(forKey: id) else { return }
+            if queue.retention != .keepAll { retainingQueues -= 1 }
             queuesByName.removeValue(forKey: queue.name)
             for partition in queue.partitions {
                 guard let index = index(ofPartition: partition) else { continue }
@@ -103,6 +111,19 @@ public struct DurableState: ~Copyable {
             guard let index = index(ofPartition: partition) else { return }
             partitions[index].pointee.reservedEnd = max(
                 partitions[index].pointee.reservedEnd, end)
+        case .startMoved(let partition, let offset):
+            moveStart(partition: partition, to: offset)
+        }
+    }
+
+    /// Gives up a partition's records below `offset`; its groups go on there.
+    private mutating func moveStart(partition id: UInt32, to offset: UInt64) {
+        guard let index = index(ofPartition: id) else { return }
+        let partition = partitions[index]
+        guard offset > partition.pointee.log.startOffset else { return }
+        partition.pointee.moveStart(to: offset)
+        for group in groups.values where group.queue == partition.pointee.queue {
+            groups[group.id]?.skip(partition: Int(partition.pointee.index), to: offset)
         }
     }
 
@@ -123,7 +144,9 @@ public struct DurableState: ~Copyable {
     }
 
     private mutating func put(_ queue: Queue) {
-        queues[queue.id] = queue
+        let before = queues.updateValue(queue, forKey: queue.id)
+        if before?.retention ?? .keepAll != .keepAll { retainingQueues -= 1 }
+        if queue.retention != .keepAll { retainingQueues += 1 }
         queuesByName[queue.name] = queue.id
         nextQueue = max(nextQueue, queue.id + 1)
     }
@@ -180,8 +203,9 @@ public struct DurableState: ~Copyable {
 
     /// In the byte that says which of a producer's runs is the newest.
     private static let mayJumpBit: UInt8 = 0x80
-    /// 1: without `boot`, and without what the level `written` needs of a partition.
-    private static let snapshotVersion: UInt32 = 2
+    /// 1: without `boot`, and without what the level `written` needs of a partition. 2: without what
+    /// retention and purges need: limits, cut segments, lost ranges, skipped offsets.
+    private static let snapshotVersion: UInt32 = 3
 
     public func snapshot(at position: Position, faults: StorageFaults) -> [UInt8] {
         var builder = ByteBuilder()
@@ -203,7 +227,7 @@ public struct DurableState: ~Copyable {
             queue.encode(into: &builder)
             for id in queue.partitions {
                 guard let index = index(ofPartition: id) else { continue }
-                Self.encode(partitions[index], into: &builder)
+                Self.encode(partitions[index], faults, into: &builder)
             }
         }
         let known = producers.producers.values.sorted { $0.id < $1.id }
@@ -240,19 +264,21 @@ public struct DurableState: ~Copyable {
             builder.put(group.name)
             builder.put(UInt32(group.cursors.count))
             for cursor in group.cursors { builder.put(faults.cursorNotCheckpointed ? 0 : cursor) }
+            for count in group.skipped { builder.put(count) }
         }
         return builder.bytes
     }
 
     private static func encode(
-        _ partition: UnsafeMutablePointer<Partition>, into builder: inout ByteBuilder
+        _ partition: UnsafeMutablePointer<Partition>, _ faults: StorageFaults,
+        into builder: inout ByteBuilder
     ) {
         builder.put(partition.pointee.id)
         builder.put(partition.pointee.log.epoch)
-        builder.put(partition.pointee.log.startOffset)
+        builder.put(faults.startNotCheckpointed ? 0 : partition.pointee.log.startOffset)
         let declared = partition.pointee.declaredLost
         let segments = partition.pointee.log.segments.filter { $0.syncedBytes > 0 }
-        let durableEnd = segments.last?.syncedEndOffset ?? partition.pointee.log.startOffset
+        let durableEnd = partition.pointee.log.durableEnd
         // A lost range that neither journal nor segments hold: the next recovery declares it again.
         let unheld =
             partition.pointee.lostIsUnjournalled
@@ -268,6 +294,13 @@ public struct DurableState: ~Copyable {
         builder.put(unheld != nil)
         builder.put(partition.pointee.log.lastAppendTime)
         builder.put(partition.pointee.log.durableBytes)
+        builder.put(durableEnd)
+        let lost = partition.pointee.lostRanges.filter { $0.upperBound <= durableEnd }
+        builder.put(UInt32(lost.count))
+        for range in lost {
+            builder.put(range.lowerBound)
+            builder.put(range.upperBound)
+        }
         builder.put(UInt32(segments.count))
         for segment in segments {
             builder.put(segment.baseOffset)
@@ -276,6 +309,7 @@ public struct DurableState: ~Copyable {
             builder.put(segment.syncedBytes)
             builder.put(segment.sealPosition < segment.syncedBytes ? segment.sealPosition : 0)
             builder.put(segment.lastTime)
+            builder.put(segment.syncedBatchBytes)
         }
     }
 
@@ -297,7 +331,7 @@ public struct DurableState: ~Copyable {
         nextGroup = try parser.u32()
         var ends: [UInt32: UInt64] = [:]
         for _ in 0..<(try parser.count(itemBytesMin: 23)) {
-            let queue = try Queue(from: &parser)
+            let queue = try Queue(from: &parser, hasRetention: version >= 3)
             for index in queue.partitions.indices {
                 let (partition, end) = try Self.partition(
                     from: &parser, version: version, queue: queue, index: UInt32(index))
@@ -332,7 +366,10 @@ public struct DurableState: ~Copyable {
             let name = try parser.string()
             var cursors: [UInt64] = []
             for _ in 0..<(try parser.count(itemBytesMin: 8)) { cursors.append(try parser.u64()) }
-            put(ConsumerGroup(id: id, queue: queue, name: name, cursors: cursors))
+            var skipped = [UInt64](repeating: 0, count: cursors.count)
+            if version >= 3 { for index in skipped.indices { skipped[index] = try parser.u64() } }
+            put(
+                ConsumerGroup(id: id, queue: queue, name: name, cursors: cursors, skipped: skipped))
         }
         return (position, ends)
     }
@@ -349,20 +386,34 @@ public struct DurableState: ~Copyable {
         let lostIsUnjournalled = version >= 2 ? try parser.bool() : false
         let lastAppendTime = try parser.u64()
         let durableBytes = try parser.u64()
+        var durableEnd: UInt64?
+        var lostRanges: [Range<UInt64>] = []
+        if version >= 3 {
+            durableEnd = try parser.u64()
+            for _ in 0..<(try parser.count(itemBytesMin: 16)) {
+                let lower = try parser.u64()
+                let upper = try parser.u64()
+                guard lower <= upper else { throw .invalid }
+                lostRanges.append(lower..<upper)
+            }
+        }
         var segments: [SegmentInfo] = []
-        for _ in 0..<(try parser.count(itemBytesMin: 48)) {
+        for _ in 0..<(try parser.count(itemBytesMin: version >= 3 ? 56 : 48)) {
             var segment = SegmentInfo(baseOffset: try parser.u64(), term: try parser.u64())
             segment.syncedEndOffset = try parser.u64()
             segment.syncedBytes = try parser.u64()
             segment.sealPosition = try parser.u64()
             segment.lastTime = try parser.u64()
+            segment.isCounted = version >= 3
+            if version >= 3 { segment.syncedBatchBytes = try parser.u64() }
             segment.endOffset = segment.syncedEndOffset
             segment.bytes = segment.syncedBytes
+            segment.batchBytes = segment.syncedBatchBytes
             segments.append(segment)
         }
         var log = PartitionLog(
-            partition: id, startOffset: start, endOffset: segments.last?.endOffset ?? start,
-            epoch: epoch)
+            partition: id, startOffset: start,
+            endOffset: durableEnd ?? segments.last?.endOffset ?? start, epoch: epoch)
         log.segments = segments
         log.lastAppendTime = lastAppendTime
         log.bytes = durableBytes
@@ -371,6 +422,8 @@ public struct DurableState: ~Copyable {
         partition.reservingEnd = reservedEnd
         partition.lostRecords = lostRecords
         partition.lostIsUnjournalled = lostIsUnjournalled
+        partition.lostRanges = lostRanges
+        partition.retention = queue.retention
         return (partition, end)
     }
 }

@@ -23,11 +23,13 @@ public struct Partition {
     /// The end that the last checkpoint saw.
     public var checkpointedEnd: UInt64 = 0
     public var lostRecords: UInt64 = 0
+    /// The ranges of them that are kept, ascending: each was delivered as a batch that holds no record.
+    public var lostRanges: [Range<UInt64>] = []
+    public var retention = Retention.keepAll
     /// Ranges that a recovery found lost, and counted, whose batches may still be in the tail only.
     public var declaredLost: [Range<UInt64>] = []
     /// `written`: the last of them is in the tail and not in the journal.
     public var lostIsUnjournalled = false
-    public var records: UInt64 = 0
 
     /// The first of the readers here, an index into the shard's pool; -1 when there is none.
     public var firstReader: Int32 = -1
@@ -57,6 +59,24 @@ public struct Partition {
     }
 
     @inline(__always) public var id: UInt32 { log.partition }
+
+    /// Gives up the records below `offset`.
+    public mutating func moveStart(to offset: UInt64) {
+        log.moveStart(to: offset)
+        lostRanges.removeAll { $0.upperBound <= offset }
+    }
+
+    /// Offsets of `range` that a crash took.
+    public func lostRecords(in range: Range<UInt64>) -> UInt64 {
+        lostRanges.reduce(0) { $0 + UInt64($1.clamped(to: range).count) }
+    }
+
+    /// Records that are kept.
+    public var records: UInt64 {
+        // In the middle of a replay the end may be below the start.
+        let end = max(log.startOffset, log.endOffset)
+        return end - log.startOffset - lostRecords(in: log.startOffset..<end)
+    }
 
     /// The one setter through which the committed offset moves.
     @inline(__always)

@@ -13,10 +13,12 @@ public struct Queue: Sendable, Equatable {
     public var labels: [Pair]
     /// Partition ids, in the order of their index.
     public var partitions: [UInt32]
+    /// Of each partition.
+    public var retention: Retention
 
     public init(
         id: UInt32, name: String, level: DurabilityLevel, createdAt: UInt64, labels: [Pair],
-        partitions: [UInt32]
+        partitions: [UInt32], retention: Retention = .keepAll
     ) {
         self.id = id
         self.name = name
@@ -24,6 +26,7 @@ public struct Queue: Sendable, Equatable {
         self.createdAt = createdAt
         self.labels = labels.sorted { $0.name < $1.name }
         self.partitions = partitions
+        self.retention = retention
     }
 
     public static let nameBytesMax = 255
@@ -61,9 +64,18 @@ public struct Queue: Sendable, Equatable {
         builder.put(list: labels)
         builder.put(UInt32(partitions.count))
         for partition in partitions { builder.put(partition) }
+        retention.encode(into: &builder)
     }
 
-    public init(from parser: inout ByteParser) throws(ByteParserError) {
+    /// - Parameter hasRetention: false for what format 1 wrote.
+    public init(
+        from parser: inout ByteParser, hasRetention: Bool
+    ) throws(ByteParserError) {
+        try self.init(from: &parser)
+        if hasRetention { retention = try Retention(from: &parser) }
+    }
+
+    private init(from parser: inout ByteParser) throws(ByteParserError) {
         id = try parser.u32()
         name = try parser.string()
         guard let level = DurabilityLevel(rawValue: try parser.u8()) else { throw .invalid }
@@ -72,5 +84,6 @@ public struct Queue: Sendable, Equatable {
         labels = try parser.list(of: Pair.self, itemBytesMin: 4)
         partitions = []
         for _ in 0..<(try parser.count(itemBytesMin: 4)) { partitions.append(try parser.u32()) }
+        retention = .keepAll
     }
 }

@@ -367,6 +367,9 @@ public struct Recovery {
             partition.pointee.lostRecords += endOffset - baseOffset
             partition.pointee.declaredLost.append(baseOffset..<endOffset)
             partition.pointee.lostIsUnjournalled = false
+            if endOffset > partition.pointee.log.startOffset {
+                partition.pointee.lostRanges.append(baseOffset..<endOffset)
+            }
             return 0
         }
         return endOffset - baseOffset
@@ -413,13 +416,25 @@ public struct Recovery {
         for index in state.partitions.indices {
             let partition = state.partitions[index]
             let id = partition.pointee.id
+            try giveUpSegments(partition, position.term, files[id] ?? [])
             for place in partition.pointee.log.segments.indices {
-                try loadIndex(&partition.pointee.log.segments[place], partition: id)
+                try loadIndex(&partition.pointee.log.segments[place], of: partition)
             }
             let level = partition.pointee.level
             if level == .memory {
                 try followSegments(partition, position.term, files[id] ?? [], &state)
-            } else if let end = ends[id], partition.pointee.log.endOffset < end {
+            }
+            let start = partition.pointee.log.startOffset
+            if level != .synced, partition.pointee.log.endOffset < start {
+                // What a crash took had been removed before.
+                partition.pointee.log.segments = []
+                partition.pointee.log.dropAll(pool: &state.pool)
+                partition.pointee.log.restore(endOffset: start)
+                partition.pointee.lostIsUnjournalled = false
+            }
+            if level != .memory, let end = ends[id].map({ max($0, start) }),
+                partition.pointee.log.endOffset < end
+            {
                 let missing = partition.pointee.log.endOffset..<end
                 throw .damaged(
                     file: StorageDirectory.segments.rawValue, offset: 0,
@@ -436,14 +451,47 @@ public struct Recovery {
             }
             // What is reserved still holds, and nothing above it is on its way to the journal.
             partition.pointee.reservingEnd = partition.pointee.reservedEnd
+            while partition.pointee.log.dropSegment({ _ in }) != nil {}
             partition.pointee.commit(upTo: partition.pointee.log.endOffset)
         }
     }
 
+    /// Drops the segments that end at the start or below; their files may be gone already.
+    ///
+    /// Of a `memory` partition the checkpoint may know less than was written: the search for the rest
+    /// then begins at the last file that can hold the start.
+    private func giveUpSegments(
+        _ partition: UnsafeMutablePointer<Partition>, _ term: UInt64,
+        _ files: [(base: UInt64, term: UInt64)]
+    ) throws(RecoveryError) {
+        let start = partition.pointee.log.startOffset
+        guard partition.pointee.level == .memory, partition.pointee.log.endOffset <= start else {
+            while partition.pointee.log.dropSegment({ _ in }) != nil {}
+            return
+        }
+        let last = partition.pointee.log.segments.last
+        let next = files.filter { $0.term == term && $0.base <= start }.map(\.base).max()
+        if let next, next > last?.baseOffset ?? 0 || last == nil {
+            partition.pointee.log.segments = []
+            partition.pointee.log.restore(endOffset: next)
+            return
+        }
+        var kept: [SegmentInfo] = []
+        if let last, last.term == term,
+            let size = try storing({ () throws(StorageFailure) in
+                try storage.size(last.file(partition: partition.pointee.id))
+            }), size >= last.syncedBytes
+        {
+            kept = [last]
+        }
+        partition.pointee.log.segments = kept
+    }
+
     /// Rebuilds a segment's index: from its seal, or by going from chunk header to chunk header.
     private func loadIndex(
-        _ segment: inout SegmentInfo, partition: UInt32
+        _ segment: inout SegmentInfo, of owner: UnsafeMutablePointer<Partition>
     ) throws(RecoveryError) {
+        let partition = owner.pointee.id
         let file = segment.file(partition: partition)
         guard let size = try storing({ () throws(StorageFailure) in try storage.size(file) }),
             size >= segment.syncedBytes
@@ -455,7 +503,7 @@ public struct Recovery {
                     + "stable storage")
         }
         let memory = AlignedMemory(byteCount: 1 << 16)
-        if segment.isSealed,
+        if segment.isSealed, segment.isCounted,
             let header = try chunk(segment, partition, segment.sealPosition, memory),
             header.isSeal
         {
@@ -482,6 +530,7 @@ public struct Recovery {
             guard count == ChunkHeader.blockBytes, claimed >= ChunkHeader.byteCount,
                 base.u64(48) == at
             else { return }
+            if !segment.isCounted { countBatches(base, claimed, &segment, owner) }
             if base.u32(12) & ChunkHeader.sealFlag == 0 {
                 let last = segment.index.last?.position ?? 0
                 if segment.index.isEmpty || at - last >= SegmentIndexEntry.spacingBytes {
@@ -491,6 +540,23 @@ public struct Recovery {
             }
             at += UInt64(claimed.roundedUp(to: ChunkHeader.blockBytes))
         }
+    }
+
+    /// What format 1 did not keep: the bytes of a segment's batches, and the lost ranges. Of those each
+    /// began the tail of its term, so it is the first batch of a chunk, in the block of its header.
+    private func countBatches(
+        _ header: UnsafeRawPointer, _ bytes: Int, _ segment: inout SegmentInfo,
+        _ partition: UnsafeMutablePointer<Partition>
+    ) {
+        guard header.u32(12) & ChunkHeader.sealFlag == 0 else { return }
+        segment.batchBytes += UInt64(bytes - ChunkHeader.byteCount)
+        segment.syncedBatchBytes = segment.batchBytes
+        let batch = header + ChunkHeader.byteCount
+        guard bytes > ChunkHeader.byteCount + StoredBatch.headerBytes,
+            BatchHeader(at: batch + StoredBatch.stampBytes).isLost
+        else { return }
+        let (base, end) = (StoredBatch.baseOffset(at: batch), StoredBatch.endOffset(at: batch))
+        if base < end { partition.pointee.lostRanges.append(base..<end) }
     }
 
     /// The whole chunk at `position`, read into `memory`; `nil` when there is none, or it is larger.
@@ -558,8 +624,7 @@ public struct Recovery {
                     header.isSeal || header.baseOffset == segment.endOffset
                 else { break }
                 if !header.isSeal {
-                    noteBatches(memory.base, header, partition, &state)
-                    bytes += UInt64(header.bytes - ChunkHeader.byteCount)
+                    bytes += noteBatches(memory.base, header, partition, &state)
                     partition.pointee.log.lastAppendTime = max(
                         partition.pointee.log.lastAppendTime, header.lastTime)
                 }
@@ -567,8 +632,7 @@ public struct Recovery {
                 at = segment.bytes
                 if header.isSeal { break }
             }
-            segment.syncedEndOffset = segment.endOffset
-            segment.syncedBytes = segment.bytes
+            segment.noteSynced()
             if segment.bytes > UInt64(SegmentHeader.byteCount) {
                 let file = segment.file(partition: id)
                 if !options.faults.recoveredTailNotSynced {
@@ -610,21 +674,28 @@ public struct Recovery {
                 baseOffset: segment.baseOffset, term: segment.term)
     }
 
+    /// - Returns: the bytes of the batches that are kept.
     private func noteBatches(
         _ chunk: UnsafeMutableRawPointer, _ header: ChunkHeader,
         _ partition: UnsafeMutablePointer<Partition>, _ state: inout DurableState
-    ) {
+    ) -> UInt64 {
+        var bytes: UInt64 = 0
         let base = UnsafeRawPointer(chunk)
         var at = ChunkHeader.byteCount
         while at + StoredBatch.headerBytes < header.bytes {
             let offset = StoredBatch.baseOffset(at: base + at)
             note(batch: base + at, baseOffset: offset, partition: partition.pointee.id, &state)
+            let end = StoredBatch.endOffset(at: base + at)
+            let isKept = end > partition.pointee.log.startOffset
             // Written after the checkpoint, so not counted in it.
             if BatchHeader(at: base + at + StoredBatch.stampBytes).isLost {
-                partition.pointee.lostRecords += StoredBatch.endOffset(at: base + at) - offset
+                partition.pointee.lostRecords += end - offset
+                if isKept { partition.pointee.lostRanges.append(offset..<end) }
             }
+            if isKept { bytes += UInt64(StoredBatch.bytes(at: base + at)) }
             at += StoredBatch.bytes(at: base + at)
         }
+        return bytes
     }
 
     /// Offsets between the recovered end and the reservation may have been given to records that are
@@ -646,6 +717,7 @@ public struct Recovery {
         partition.pointee.log.epoch += 1
         partition.pointee.lostRecords += reserved - end
         partition.pointee.declaredLost.append(end..<reserved)
+        partition.pointee.lostRanges.append(end..<reserved)
         let time = max(partition.pointee.log.lastAppendTime, options.now.nanoseconds)
         let lost = StoredBatch.lost(
             end..<reserved, partition: PartitionID(rawValue: id),

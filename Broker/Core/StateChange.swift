@@ -13,6 +13,8 @@ public enum StateChange: Equatable, Sendable {
     case groupCreated(id: UInt32, queue: UInt32, name: String, cursors: [UInt64])
     case cursor(group: UInt32, partitionIndex: UInt32, offset: UInt64)
     case reservation(partition: UInt32, end: UInt64)
+    /// Records of a partition below `offset` are removed; groups go on there.
+    case startMoved(partition: UInt32, offset: UInt64)
 
     public var kind: JournalEntryKind {
         switch self {
@@ -24,6 +26,7 @@ public enum StateChange: Equatable, Sendable {
         case .groupCreated: .groupCreated
         case .cursor: .cursor
         case .reservation: .reservation
+        case .startMoved: .startMoved
         }
     }
 
@@ -51,6 +54,9 @@ public enum StateChange: Equatable, Sendable {
         case .reservation(let partition, let end):
             builder.put(partition)
             builder.put(end)
+        case .startMoved(let partition, let offset):
+            builder.put(partition)
+            builder.put(offset)
         }
         return builder.bytes
     }
@@ -73,8 +79,8 @@ public enum StateChange: Equatable, Sendable {
         var parser = ByteParser(payload)
         switch kind {
         case .batch: return nil
-        case .queueCreated: self = .queueCreated(try Queue(from: &parser))
-        case .queueAltered: self = .queueAltered(try Queue(from: &parser))
+        case .queueCreated: self = .queueCreated(try Self.queue(from: &parser))
+        case .queueAltered: self = .queueAltered(try Self.queue(from: &parser))
         case .queueDeleted: self = .queueDeleted(try parser.u32())
         case .producerOpened:
             self = .producerOpened(
@@ -95,6 +101,18 @@ public enum StateChange: Equatable, Sendable {
                 offset: try parser.u64())
         case .reservation:
             self = .reservation(partition: try parser.u32(), end: try parser.u64())
+        case .startMoved:
+            self = .startMoved(partition: try parser.u32(), offset: try parser.u64())
+        }
+    }
+
+    /// Format 1 ended the payload in front of the retention.
+    private static func queue(from parser: inout ByteParser) throws(ByteParserError) -> Queue {
+        var whole = parser
+        do throws(ByteParserError) { return try Queue(from: &whole, hasRetention: true) } catch {
+            let queue = try Queue(from: &parser, hasRetention: false)
+            guard parser.remaining == 0 else { throw error }
+            return queue
         }
     }
 }

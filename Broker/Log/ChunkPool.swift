@@ -1,4 +1,5 @@
 public import BrokerBasics
+internal import WireProtocol
 
 /// A stretch of a partition's tail in memory, in the very form in which it is written to a segment:
 /// room for a `ChunkHeader`, then stored batches back to back.
@@ -47,6 +48,17 @@ public struct TailChunk {
 
     public var bytes: UnsafeRawPointer { UnsafeRawPointer(memory) }
     public var batchBytes: Int { used - ChunkHeader.byteCount }
+
+    /// Bytes of the batches that end above `offset`.
+    public func batchBytes(above offset: UInt64) -> Int {
+        if baseOffset >= offset { return batchBytes }
+        if endOffset <= offset { return 0 }
+        var at = ChunkHeader.byteCount
+        while at < used, StoredBatch.endOffset(at: bytes + at) <= offset {
+            at += StoredBatch.bytes(at: bytes + at)
+        }
+        return used - at
+    }
     public var header: ChunkHeader {
         ChunkHeader(
             bytes: used, baseOffset: baseOffset, endOffset: endOffset, firstTime: firstTime,

@@ -555,6 +555,10 @@ public struct StorageFaults: Sendable, Equatable {
     public var writtenBeforeWrite = false
     /// After a crash of the machine nothing of a `written` queue is taken for lost.
     public var machineCrashIgnored = false
+    /// A removed segment's file goes before the change of the start offset is durable.
+    public var removedBeforeDurable = false
+    /// The start offset is left out of checkpoints.
+    public var startNotCheckpointed = false
 
     public init() {}
 }

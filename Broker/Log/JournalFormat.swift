@@ -46,6 +46,8 @@ public enum JournalEntryKind: UInt8, Sendable, CaseIterable {
     case cursor = 8
     /// Offsets of a `memory` partition below the value may have been given out.
     case reservation = 9
+    /// Records of a partition below the value are removed. Since format 2.
+    case startMoved = 10
 }
 
 /// The header of a group: what one write puts into the journal (64 bytes, little-endian).

@@ -9,6 +9,9 @@ internal import WireProtocol
 //   offsets   start ......... segmentEnd ............ end
 //             | segments      | tail only             |
 //             |        tailStart (older chunks were dropped)
+//
+// The start moves up when records are removed. From then on nobody reads below it; the segments that end
+// there or below are given up whole, later, so the first segment may begin below the start.
 
 /// One partition's log: the tail in memory and the segments on disk. Pure; owned by its shard.
 public struct PartitionLog {
@@ -20,7 +23,8 @@ public struct PartitionLog {
     public var epoch: UInt32
     /// Append times never retreat, whatever the wall clock does.
     public var lastAppendTime: UInt64 = 0
-    /// Bytes of stored batches from start to end.
+    /// Bytes of the stored batches that end above the start. Where a purge cut a segment that is not in
+    /// memory any more, those in front of the cut count until the segment goes.
     public var bytes: UInt64 = 0
 
     // The tail, oldest chunk first.
@@ -53,6 +57,54 @@ public struct PartitionLog {
     public mutating func restore(endOffset: UInt64) {
         invariant(oldest == nil, "a tail is rebuilt from its start")
         self.endOffset = endOffset
+    }
+
+    // MARK: removing
+
+    /// Gives up the records below `offset`; those who read there have to be told.
+    public mutating func moveStart(to offset: UInt64) {
+        invariant(
+            offset >= startOffset,
+            "partition \(partition): start \(startOffset) can't become \(offset)")
+        startOffset = offset
+        bytes = 0
+        var chunk = oldest
+        while let current = chunk {
+            chunk = current.pointee.next
+            // What is written is counted with its segment, unless all that is kept is in the tail.
+            let isInSegment =
+                current.pointee.state.rawValue >= TailChunk.State.written.rawValue
+            guard offset >= tailStart || !isInSegment else { continue }
+            bytes += UInt64(current.pointee.batchBytes(above: offset))
+        }
+        guard offset < tailStart else { return }
+        for segment in segments where segment.endOffset > offset { bytes += segment.batchBytes }
+    }
+
+    /// Gives up the oldest segment, which ends at the start or below. Its chunks in the tail are needed by
+    /// nobody: `forEach` gets those that did not wait for anything but the segment's sync.
+    public mutating func dropSegment(_ forEach: (Chunk) -> Void) -> SegmentInfo? {
+        guard let segment = segments.first, segment.endOffset <= startOffset else { return nil }
+        segments.removeFirst()
+        var chunk = oldest
+        while let current = chunk, current.pointee.endOffset <= segment.endOffset {
+            chunk = current.pointee.next
+            guard current.pointee.state == .written else { continue }
+            current.pointee.state = .durable
+            forEach(current)
+        }
+        return segment
+    }
+
+    /// Where the log that a checkpoint of now restores ends: what follows is replayed.
+    public var durableEnd: UInt64 {
+        if let last = segments.last(where: { $0.syncedBytes > 0 }) { return last.syncedEndOffset }
+        if let first = segments.first { return first.baseOffset }
+        var chunk = oldest
+        while let current = chunk, current.pointee.state == .durable {
+            chunk = current.pointee.next
+        }
+        return chunk?.pointee.baseOffset ?? endOffset
     }
 
     // MARK: appending
@@ -115,7 +167,8 @@ public struct PartitionLog {
         chunk.pointee.journalPin = min(chunk.pointee.journalPin, journalPosition)
         endOffset = end
         lastAppendTime = appendTime
-        bytes &+= UInt64(storedBytes)
+        // In replay alone a batch may lie below the start.
+        if end > startOffset { bytes &+= UInt64(storedBytes) }
     }
 
     // MARK: writing behind
@@ -148,7 +201,9 @@ public struct PartitionLog {
         var bytes = bytes
         var chunk = oldest
         while let current = chunk {
-            if current.pointee.state != .durable { bytes -= UInt64(current.pointee.batchBytes) }
+            if current.pointee.state != .durable {
+                bytes -= UInt64(current.pointee.batchBytes(above: startOffset))
+            }
             chunk = current.pointee.next
         }
         return bytes

@@ -143,9 +143,14 @@ public struct SegmentInfo: Sendable {
     public var endOffset: UInt64
     /// The file position after the last written chunk.
     public var bytes: UInt64
-    /// The same two, as far as they are on stable storage.
+    /// Of its stored batches.
+    public var batchBytes: UInt64 = 0
+    /// The same three, as far as they are on stable storage.
     public var syncedEndOffset: UInt64
     public var syncedBytes: UInt64
+    public var syncedBatchBytes: UInt64 = 0
+    /// False when a checkpoint of format 1 told of it, which does not have `batchBytes`.
+    public var isCounted = true
     /// Where the seal lies; 0 while there is none.
     public var sealPosition: UInt64 = 0
     public var lastTime: UInt64
@@ -167,6 +172,13 @@ public struct SegmentInfo: Sendable {
         .segment(partition: partition, baseOffset: baseOffset, term: term)
     }
 
+    /// All that is written is on stable storage.
+    public mutating func noteSynced() {
+        syncedEndOffset = endOffset
+        syncedBytes = bytes
+        syncedBatchBytes = batchBytes
+    }
+
     /// Notes that a chunk was written.
     public mutating func wrote(_ chunk: ChunkHeader) {
         bytes = max(bytes, chunk.position + UInt64(chunk.paddedBytes))
@@ -182,6 +194,7 @@ public struct SegmentInfo: Sendable {
                 .init(
                     baseOffset: chunk.baseOffset, position: chunk.position, time: chunk.firstTime))
         }
+        batchBytes += UInt64(chunk.bytes - ChunkHeader.byteCount)
         endOffset = max(endOffset, chunk.endOffset)
         lastTime = max(lastTime, chunk.lastTime)
     }

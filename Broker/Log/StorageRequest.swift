@@ -5,6 +5,8 @@
 public enum FileName: Hashable, Sendable {
     /// Who this data directory is, and the shape of its journal.
     case identity
+    /// Holds nothing but room on the disk.
+    case reserve
     case journal(Int)
     /// A part of one partition's log. The term makes the name unique: the same base offset written
     /// again after a crash is another file.
@@ -13,7 +15,7 @@ public enum FileName: Hashable, Sendable {
 
     public var directory: StorageDirectory {
         switch self {
-        case .identity: .root
+        case .identity, .reserve: .root
         case .journal: .journal
         case .segment: .segments
         case .checkpoint: .checkpoints
@@ -24,6 +26,7 @@ public enum FileName: Hashable, Sendable {
     public var name: String {
         switch self {
         case .identity: "millrace.identity"
+        case .reserve: "millrace.reserve"
         case .journal(let index): Self.padded(UInt64(index), 4) + ".journal"
         case .segment(let partition, let baseOffset, let term):
             Self.padded(UInt64(partition), 10) + "-" + Self.padded(baseOffset, 20) + "-"
@@ -44,6 +47,7 @@ public enum FileName: Hashable, Sendable {
             .map { UInt64($0) }
         switch (directory, parts[1]) {
         case (.root, "identity"): self = .identity
+        case (.root, "reserve"): self = .reserve
         case (.journal, "journal"):
             guard numbers.count == 1, let index = numbers[0], index < 10_000 else { return nil }
             self = .journal(Int(index))

@@ -107,6 +107,7 @@ package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
         if machine.isReady, !isAccepting { work += startAccepting() }
         if control.stopIsWanted { machine.beginStop() }
         if control.reportIsWanted { publishReport() }
+        if control.diskIsNew, let space = control.takeDisk() { machine.observed(space) }
         if !machine.events.isEmpty { reportEvents() }
         if !closing.isEmpty { work += finishClosing() }
         return work

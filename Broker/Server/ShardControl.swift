@@ -12,6 +12,9 @@ package final class ShardControl: Sendable {
     private let stopFlag = Atomic<Bool>(false)
     private let reportFlag = Atomic<Bool>(false)
     private let beatNanoseconds = Atomic<UInt64>(0)
+    private let diskUsed = Atomic<UInt64>(0)
+    private let diskAvailable = Atomic<UInt64>(0)
+    private let diskFlag = Atomic<Bool>(false)
     private let published = Mutex<Published>(Published())
     /// Wakes a sleeping loop.
     package let eventDescriptor: Int32
@@ -51,6 +54,12 @@ package final class ShardControl: Sendable {
         reportFlag.store(true, ordering: .releasing)
         millrace_event_signal(eventDescriptor)
     }
+    /// One thread notes. A pair of which one half is newer is put right by the flag that follows.
+    package func note(disk: DiskSpace) {
+        diskUsed.store(disk.usedBytes, ordering: .relaxed)
+        diskAvailable.store(disk.availableBytes, ordering: .relaxed)
+        diskFlag.store(true, ordering: .releasing)
+    }
     package var current: Published { published.withLock { $0 } }
     /// When the loop last ran, on the monotonic clock.
     package var lastBeat: MonotonicTime {
@@ -61,6 +70,13 @@ package final class ShardControl: Sendable {
 
     @inline(__always) var stopIsWanted: Bool { stopFlag.load(ordering: .relaxed) }
     @inline(__always) var reportIsWanted: Bool { reportFlag.load(ordering: .relaxed) }
+    @inline(__always) var diskIsNew: Bool { diskFlag.load(ordering: .relaxed) }
+    func takeDisk() -> DiskSpace? {
+        guard diskFlag.exchange(false, ordering: .acquiring) else { return nil }
+        return DiskSpace(
+            usedBytes: diskUsed.load(ordering: .relaxed),
+            availableBytes: diskAvailable.load(ordering: .relaxed))
+    }
     func takeReportRequest() -> Bool { reportFlag.exchange(false, ordering: .acquiring) }
     @inline(__always) package func beat(_ now: MonotonicTime) {
         beatNanoseconds.store(now.nanoseconds, ordering: .relaxed)

@@ -56,6 +56,7 @@ package enum ShardThread {
         log: @escaping @Sendable (ShardEvent) -> Void,
         ended: @escaping @Sendable (ShardEnd) -> Void
     ) throws(SystemError) {
+        try DiskWatch.start(configuration.dataDirectory, control: control)
         try DetachedThread.start("shard-0", stackBytes: 8 << 20) {
             ended(run(configuration, control, log))
         }

@@ -30,6 +30,7 @@ package struct Checkpointer {
         var term: UInt64
         var endOffset: UInt64
         var bytes: UInt64
+        var batchBytes: UInt64
         var closes: Bool
     }
 
@@ -58,6 +59,8 @@ package struct Checkpointer {
     /// The journal fills up: syncs come as fast as they go.
     fileprivate var isHurried = false
     fileprivate var requests: [StorageRequest] = []
+    /// The step of the checkpoint's file that is under way.
+    fileprivate var lastStep: StorageRequest?
     fileprivate var memory: UnsafeMutableRawPointer?
     fileprivate var memoryBytes = 0
     fileprivate var writtenBytes = 0
@@ -122,6 +125,9 @@ extension ShardMachine {
             if checkpointIsDue { beginCheckpoint() }
         case .flushing:
             if checkpointer.awaitedChunks > 0, writeBehind.isStuck { giveUpWaiting() }
+            if checkpointer.awaitedChunks > 0, !hold.isEmpty, !checkpointer.isFinal {
+                stopAwaitingAll()
+            }
             if checkpointer.awaitedChunks == 0 { beginSyncs() }
         case .syncing:
             if checkpointer.syncsLeft == 0 { syncSegmentNames() }
@@ -170,7 +176,7 @@ extension ShardMachine {
                 // Deleted in between: close it, its file is removed.
                 return Checkpointer.Sync(
                     partition: -1, partitionID: rolled.partitionID, slot: rolled.slot, base: 0,
-                    term: 0, endOffset: 0, bytes: 0, closes: true)
+                    term: 0, endOffset: 0, bytes: 0, batchBytes: 0, closes: true)
             }
             let segment = state.partitions[index].pointee.log.segments.first {
                 $0.baseOffset == rolled.base && $0.term == rolled.term
@@ -178,7 +184,7 @@ extension ShardMachine {
             return Checkpointer.Sync(
                 partition: index, partitionID: rolled.partitionID, slot: rolled.slot,
                 base: rolled.base, term: rolled.term, endOffset: segment?.endOffset ?? 0,
-                bytes: segment?.bytes ?? 0, closes: true)
+                bytes: segment?.bytes ?? 0, batchBytes: segment?.batchBytes ?? 0, closes: true)
         }
         writeBehind.rolled = []
         writeBehind.unsyncedBytes = 0
@@ -197,7 +203,7 @@ extension ShardMachine {
                     partition: index, partitionID: partition.pointee.id,
                     slot: partition.pointee.file.slot, base: segment.baseOffset,
                     term: segment.term, endOffset: segment.endOffset, bytes: segment.bytes,
-                    closes: false))
+                    batchBytes: segment.batchBytes, closes: false))
             // Until this one is done, nothing closes the file.
             partition.pointee.file.writesInFlight += 1
         }
@@ -233,6 +239,8 @@ extension ShardMachine {
         partition.pointee.log.segments[place].syncedEndOffset = max(
             segment.syncedEndOffset, sync.endOffset)
         partition.pointee.log.segments[place].syncedBytes = max(segment.syncedBytes, sync.bytes)
+        partition.pointee.log.segments[place].syncedBatchBytes = max(
+            segment.syncedBatchBytes, sync.batchBytes)
         var chunk = partition.pointee.log.oldest
         while let current = chunk {
             chunk = current.pointee.next
@@ -301,7 +309,7 @@ extension ShardMachine {
     private mutating func giveReservationBack(_ partition: UnsafeMutablePointer<Partition>) {
         let end = partition.pointee.log.endOffset
         let isQuiet =
-            partition.pointee.log.segments.last?.syncedEndOffset ?? 0 == end
+            partition.pointee.log.durableEnd == end
             || (partition.pointee.level == .written && partition.pointee.checkpointedEnd == end)
         partition.pointee.checkpointedEnd = end
         guard partition.pointee.level != .synced, partition.pointee.reservedEnd > end else {
@@ -338,7 +346,9 @@ extension ShardMachine {
                         operation: .sync(slot: sync.slot))))
         }
         while !effects.isFull, !checkpointer.requests.isEmpty {
-            effects.append(.storage(checkpointer.requests.removeFirst()))
+            let request = checkpointer.requests.removeFirst()
+            if Token.kind(request.token) == .checkpoint { checkpointer.lastStep = request }
+            effects.append(.storage(request))
         }
         // What nothing refers to any more, a few at a time.
         var removals = 0
@@ -376,6 +386,13 @@ extension ShardMachine {
     }
 
     mutating func checkpointCompleted(token: UInt64, result: Int32) {
+        if Self.isOutOfSpace(result), Token.kind(token) == .checkpoint,
+            checkpointer.phase == .opening || checkpointer.phase == .writing,
+            let step = checkpointer.lastStep
+        {
+            let what = StorageFailure("\(attempt(token)) failed", errno: -result)
+            return holdBack(step, what.description)
+        }
         guard result >= 0 else {
             return storageFailed(StorageFailure("\(attempt(token)) failed", errno: -result))
         }
@@ -392,6 +409,7 @@ extension ShardMachine {
         case .syncDirectory:
             takeSnapshot()
         default:
+            foundSpace(token)
             checkpointStep(result)
         }
     }

@@ -215,11 +215,16 @@ extension ShardMachine {
         _ partition: UnsafeMutablePointer<Partition>
     ) -> Bool {
         let held = coldReader.slots[slot]
-        guard let memory = held.memory,
+        guard let memory = held.memory else { return false }
+        guard
             let segment = partition.pointee.log.segments.first(where: {
                 $0.baseOffset == held.base && $0.term == held.term
             })
-        else { return false }
+        else {
+            // It was removed when the reader had come to its end.
+            coldReader.slots[slot].phase = .locating
+            return true
+        }
         let chunkAt = held.chunkAt + held.chunkBytes.roundedUp(to: ChunkHeader.blockBytes)
         let position = held.position + UInt64(chunkAt)
         if reader.pointee.nextOffset >= segment.endOffset || position >= segment.bytes {
@@ -314,7 +319,10 @@ extension ShardMachine {
         let slot = Int(Token.value(token))
         let held = coldReader.slots[slot]
         guard held.reader >= 0, readers.contains(held.reader) else {
-            if result < 0, held.phase == .opening { coldReader.slots[slot].file = -1 }
+            if result < 0, held.phase == .opening {
+                writeBehind.freeSlots.append(held.file)
+                coldReader.slots[slot].file = -1
+            }
             freeSlot(slot)
             return
         }

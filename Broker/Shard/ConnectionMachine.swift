@@ -216,6 +216,9 @@ extension ShardMachine {
         if opcode.changesState, stage != .ready {
             return refuse(request, .shuttingDown, "the server is stopping; nothing was done")
         }
+        if diskLevel == .readsOnly, opcode == .queueCreate || opcode == .producerOpen {
+            return refuseForSpace(request)
+        }
         switch opcode {
         case .hello: return hello(request)
         case .ping: return reply(request, Empty())
@@ -224,6 +227,7 @@ extension ShardMachine {
         case .queueDelete: return queueDelete(request)
         case .queueDescribe: return queueDescribe(request)
         case .queueList: return queueList(request)
+        case .queuePurge: return queuePurge(request)
         case .producerOpen: return producerOpen(request)
         case .subscribe: return subscribe(request)
         case .unsubscribe: return unsubscribe(request)
@@ -232,7 +236,7 @@ extension ShardMachine {
         case .groupDescribe: return groupDescribe(request)
         case .groupList: return groupList(request)
         case .serverDescribe: return serverDescribe(request)
-        case .goodbye, .publish, .confirm, .deliver, .assignment, .ended, .error:
+        case .goodbye, .publish, .confirm, .deliver, .assignment, .ended, .skipped, .error:
             return refuse(request, .unknownOpcode, "\(opcode) is not a request")
         }
     }
@@ -241,7 +245,7 @@ extension ShardMachine {
     /// not shown.
     private func isAnswered(afterFailure opcode: Opcode) -> Bool {
         switch opcode {
-        case .queueCreate, .queueAlter, .queueDelete, .producerOpen: false
+        case .queueCreate, .queueAlter, .queueDelete, .queuePurge, .producerOpen: false
         case .queueDescribe, .queueList, .groupDescribe, .groupList, .subscribe:
             (lastChangeGroup ?? 0) < journal.durableGroup
         default: true

@@ -52,6 +52,9 @@ package struct ShardLimits: Sendable, Equatable {
     /// A connection that is to close and takes nothing of what waits for it is closed after this.
     package var drainNanoseconds: UInt64 = .seconds(10)
     package var effectsMax = 4096
+    package var diskMarks = DiskMarks()
+    /// Room on the disk that is kept for what was accepted before it was full; 0: none.
+    package var reserveBytes: UInt64 = 32 << 20
 
     package init() {}
 

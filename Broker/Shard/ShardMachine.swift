@@ -45,6 +45,21 @@ package struct ShardMachine: ~Copyable {
         var end: UInt64
     }
     var reservations: Fifo<Reservation>
+    /// A start offset that moved, and waits for its group.
+    struct StartMove {
+        var group: UInt64
+        var partition: Int32
+        var partitionID: UInt32
+    }
+    var startMoves: Fifo<StartMove>
+    /// Partitions with something below their start that could not be given up yet.
+    var untrimmed: [Int32] = []
+    var retention: RetentionHand
+    var disk = DiskGauge()
+    var hold = SpaceHold()
+    var reserve = SpaceReserve()
+    /// What `diskLevel` says, for publishes.
+    var refusesPublishes = false
     /// Control replies that wait for a group.
     struct DeferredReply {
         var group: UInt64
@@ -145,6 +160,8 @@ package struct ShardMachine: ~Copyable {
             slot: writeBehind.takeSlotForGood())
         coldReader = ColdReader(slots: limits.coldReadsMax, bufferBytes: limits.chunkBytes + 65_536)
         reservations = Fifo(capacity: 64)
+        startMoves = Fifo(capacity: 64)
+        retention = RetentionHand(lastWall: position.wallTime, now: now)
         deferred = Fifo(capacity: 64)
         blocked = Fifo(capacity: 64)
         dirtyPartitions = Fifo(capacity: 1024)
@@ -256,6 +273,7 @@ package struct ShardMachine: ~Copyable {
         case .chunk, .segment, .seal: writeBehindCompleted(token: token, result: result)
         case .sync, .syncDirectory, .checkpoint: checkpointCompleted(token: token, result: result)
         case .cold: coldReadCompleted(token: token, result: result)
+        case .reserve: reserveCompleted(token: token, result: result)
         case .ignored: break
         }
     }
@@ -392,6 +410,12 @@ package struct ShardMachine: ~Copyable {
                         state.partitions[index].pointee.reservedEnd, reservation.end)
                 }
                 wakesParked = true
+            }
+            while let move = startMoves.first, move.group < durable {
+                startMoves.removeFirst()
+                if state.index(ofPartition: move.partitionID) == move.partition {
+                    startMoved(move.partition)
+                }
             }
             while let reply = deferred.first, reply.group < durable {
                 deferred.removeFirst()
@@ -634,6 +658,8 @@ package struct ShardMachine: ~Copyable {
         lastHousekeeping = now.monotonic
         flushQuietPartitions()
         sweepJournal()
+        retainPartitions()
+        retryHeld()
         evictIfNeeded()
         buryPartitions()
         expireProducers()
@@ -682,6 +708,7 @@ enum Token {
         case checkpoint = 7
         case cold = 8
         case journalSync = 9
+        case reserve = 10
     }
     @inline(__always) static func make(_ kind: Kind, _ value: UInt64) -> UInt64 {
         UInt64(kind.rawValue) << 48 | value & 0xFFFF_FFFF_FFFF

@@ -30,6 +30,14 @@ package struct ShardCounters: Sendable {
     package var awaitedChunks: UInt64 = 0
     package var evictedChunks: UInt64 = 0
     package var damagedChunks: UInt64 = 0
+    /// Segment and checkpoint operations that found no room on the disk, and waited for some.
+    package var heldOperations: UInt64 = 0
+    /// By retention and purges, since the start of the broker.
+    package var removedRecords: UInt64 = 0
+    package var removedBytes: UInt64 = 0
+    package var removedSegments: UInt64 = 0
+    /// Offsets that subscriptions would have got, had they not been removed.
+    package var skippedRecords: UInt64 = 0
     package var storageFailure: String?
     package var lastProducerScan = MonotonicTime.zero
 
@@ -43,6 +51,14 @@ package enum ShardEvent: Sendable, Equatable {
     case dataDamaged(String)
     case checkpoint(sequence: UInt64, bytes: Int)
     case groupChanged(String)
+    /// A group's records were removed before it had acked them.
+    case groupSkipped(String)
+    case clockStepped(String)
+    /// The disk is fuller or emptier than one of its marks.
+    case diskLevel(DiskLevel, String)
+    /// An operation found no room; it is tried again.
+    case spaceAwaited(String)
+    case spaceFound
 }
 
 /// Why a connection was closed.
@@ -74,6 +90,10 @@ package struct PartitionReport: Sendable {
     package var deliveredBytes: UInt64
     package var segments: Int
     package var epoch: UInt32
+    // What it keeps at least; 0: no limit.
+    package var retentionBytes: UInt64
+    package var retentionMilliseconds: UInt64
+    package var retentionRecords: UInt64
 }
 
 /// One group's place in one partition in a report.
@@ -86,6 +106,7 @@ package struct CursorReport: Sendable {
     package var lagRecords: UInt64
     package var lagBytes: UInt64
     package var lagSeconds: Double
+    package var skippedRecords: UInt64
     package var state: String
     package var stateSeconds: Double
 }
@@ -106,4 +127,8 @@ package struct ShardReport: Sendable {
     package var journalWrites: UInt64
     package var tailUsedBytes: Int
     package var tailLimitBytes: Int
+    /// `nil` before the loop has looked.
+    package var disk: DiskSpace?
+    package var diskLevel: DiskLevel
+    package var awaitsSpace: Bool
 }

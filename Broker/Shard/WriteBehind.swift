@@ -376,18 +376,19 @@ extension ShardMachine {
                 StorageRequest(token: token, operation: started.request))
             return
         }
+        if Self.isOutOfSpace(result) {
+            if abandonWrite(token) { return foundSpace(token) }
+            return holdBack(
+                StorageRequest(token: token, operation: started.request),
+                failure(of: started, result).description)
+        }
         guard let operation = writeBehind.finish(place) else { return }
+        foundSpace(token)
         operation.memory?.deallocate()
         let partition = state.partitions[operation.partition]
         partition.pointee.file.writesInFlight -= 1
         guard result >= operation.wanted else {
-            let name = FileName.segment(
-                partition: partition.pointee.id, baseOffset: partition.pointee.file.nextOffset,
-                term: writeBehind.term)
-            storageFailed(
-                StorageFailure(
-                    "\(operation.attempt) \(name.path) failed", errno: result < 0 ? -result : 5))
-            return
+            return storageFailed(failure(of: operation, result))
         }
         switch operation.token {
         case .chunk: chunkWritten(operation, partition)
@@ -397,6 +398,40 @@ extension ShardMachine {
         guard !partition.pointee.isDeleted else { return }
         queueForWriting(operation.partition)
         if operation.token == .segment { writeBehind.advanced.append(operation.partition) }
+    }
+
+    private func failure(of operation: WriteBehind.Operation, _ result: Int32) -> StorageFailure {
+        let partition = state.partitions[operation.partition]
+        let name = FileName.segment(
+            partition: partition.pointee.id, baseOffset: partition.pointee.file.nextOffset,
+            term: writeBehind.term)
+        return StorageFailure(
+            "\(operation.attempt) \(name.path) failed", errno: result < 0 ? -result : 5)
+    }
+
+    /// A write of a partition that was deleted meanwhile is not tried again: its files go, and make room.
+    ///
+    /// - Returns: false when it is needed still.
+    mutating func abandonWrite(_ token: UInt64) -> Bool {
+        let place = Int(Token.value(token))
+        switch Token.kind(token) {
+        case .chunk, .segment, .seal: break
+        default: return false
+        }
+        guard place < writeBehind.operations.count, let held = writeBehind.operations[place],
+            state.partitions[held.partition].pointee.isDeleted,
+            let operation = writeBehind.finish(place)
+        else { return false }
+        let partition = state.partitions[operation.partition]
+        operation.memory?.deallocate()
+        partition.pointee.file.writesInFlight -= 1
+        operation.chunk?.pointee.isWriteDone = true
+        while let chunk = partition.pointee.log.applyWritten() {
+            guard chunk.pointee.isAwaited else { continue }
+            chunk.pointee.isAwaited = false
+            checkpointer.awaitedChunks -= 1
+        }
+        return true
     }
 
     /// Open, allocate and header are done one after the other.
@@ -440,9 +475,7 @@ extension ShardMachine {
             writeBehind.givePace(current.pointee.batchBytes)
             if current.pointee.isWriteSynced {
                 counters.syncedChunks += 1
-                let segment = partition.pointee.log.segments[last]
-                partition.pointee.log.segments[last].syncedEndOffset = segment.endOffset
-                partition.pointee.log.segments[last].syncedBytes = segment.bytes
+                partition.pointee.log.segments[last].noteSynced()
                 current.pointee.state = .durable
                 if !partition.pointee.isDeleted { writeBehind.listDurable(current) }
             } else {
@@ -553,6 +586,19 @@ extension ShardMachine {
             }
             chunk = current.pointee.next
         }
+    }
+
+    /// The disk has no room for what a checkpoint waits for: it goes on without, and the journal keeps
+    /// what is needed.
+    mutating func stopAwaitingAll() {
+        for index in state.partitions.indices {
+            var chunk = state.partitions[index].pointee.log.oldest
+            while let current = chunk {
+                current.pointee.isAwaited = false
+                chunk = current.pointee.next
+            }
+        }
+        checkpointer.awaitedChunks = 0
     }
 
     /// Frees deleted partitions once nothing touches them, and removes their files once the deletion

@@ -4,6 +4,8 @@ package import WireProtocol
 package enum SubscriptionEvent: Equatable, Sendable {
     case records(DeliveredBatch)
     case lost(LostRange)
+    /// Records were removed before they were delivered; what comes next is behind them.
+    case skipped(Skipped)
     /// The partitions that are read from here on; those that are missing are fenced.
     case assigned(Assignment)
     /// "Everything below `offset` is done" is stored.
@@ -71,7 +73,7 @@ package struct SubscriptionState {
     /// True for a frame that belongs to the subscription with the id `stream`.
     package func owns(_ frame: Frame, stream: UInt32) -> Bool {
         switch frame.opcode {
-        case .deliver, .assignment, .ended: return frame.header.stream == stream
+        case .deliver, .assignment, .ended, .skipped: return frame.header.stream == stream
         // The answer to an ack is known by its number as well: an error says no more than that.
         case .ack, .credit, .error:
             if pendingAcks[frame.header.correlation] != nil { return true }
@@ -94,6 +96,12 @@ package struct SubscriptionState {
             let assignment = try frame.message(Assignment.self)
             adopt(assignment)
             return [.assigned(assignment)]
+        case .skipped:
+            let skipped = try frame.message(Skipped.self)
+            guard let position = positions[skipped.partition], position.nextOffset < skipped.to
+            else { return [] }
+            positions[skipped.partition]?.nextOffset = skipped.to
+            return [.skipped(skipped)]
         case .ack:
             let ack = try frame.message(Ack.self)
             // One reply may answer several acks; it names the highest.

@@ -123,6 +123,32 @@ public struct Assignment: WireMessage {
     }
 }
 
+/// A push: records that the subscription would have got next were removed, by retention or a purge. It
+/// goes on at `range`'s end.
+public struct Skipped: WireMessage {
+    public var partition: UInt32
+    /// Where the subscription stood.
+    public var from: UInt64
+    /// The partition's start offset.
+    public var to: UInt64
+    public init(partition: UInt32, from: UInt64, to: UInt64) {
+        self.partition = partition
+        self.from = from
+        self.to = to
+    }
+    public func encode(into builder: inout ByteBuilder) {
+        builder.put(partition)
+        builder.put(from)
+        builder.put(to)
+    }
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
+        partition = try parser.u32()
+        from = try parser.u64()
+        to = try parser.u64()
+        guard from < to else { throw .invalid }
+    }
+}
+
 /// Absolute credit: a repeated or overtaken frame changes nothing, a lost one is made good by the
 /// next.
 public struct Credit: WireMessage {
@@ -277,10 +303,14 @@ public struct GroupInfo: WireMessage {
     public var lagRecords: UInt64
     /// Empty in a list.
     public var cursors: [GroupCursor]
+    /// For each of `cursors`: offsets that were removed before the group had acked them, since it came
+    /// into being. Came later: left away, and empty, when there are none.
+    public var skippedRecords: [UInt64]
 
     public init(
         id: UInt32, queue: String, name: String, mode: String, generation: UInt64,
-        members: [String], lagRecords: UInt64, cursors: [GroupCursor]
+        members: [String], lagRecords: UInt64, cursors: [GroupCursor],
+        skippedRecords: [UInt64] = []
     ) {
         self.id = id
         self.queue = queue
@@ -290,8 +320,25 @@ public struct GroupInfo: WireMessage {
         self.members = members
         self.lagRecords = lagRecords
         self.cursors = cursors
+        self.skippedRecords = skippedRecords
     }
     public func encode(into builder: inout ByteBuilder) {
+        encode(item: &builder)
+        guard !skippedRecords.isEmpty else { return }
+        builder.put(UInt32(skippedRecords.count))
+        for records in skippedRecords { builder.put(records) }
+    }
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
+        try self.init(item: &parser)
+        guard parser.remaining > 0 else { return }
+        for _ in 0..<(try parser.count(itemBytesMin: 8)) {
+            skippedRecords.append(try parser.u64())
+        }
+        guard skippedRecords.count == cursors.count else { throw .invalid }
+    }
+
+    /// As an item of a list, which never grows.
+    func encode(item builder: inout ByteBuilder) {
         builder.put(id)
         builder.put(queue)
         builder.put(name)
@@ -302,7 +349,7 @@ public struct GroupInfo: WireMessage {
         builder.put(lagRecords)
         builder.put(list: cursors)
     }
-    public init(from parser: inout ByteParser) throws(ByteParserError) {
+    init(item parser: inout ByteParser) throws(ByteParserError) {
         id = try parser.u32()
         queue = try parser.string()
         name = try parser.string()
@@ -312,6 +359,7 @@ public struct GroupInfo: WireMessage {
         for _ in 0..<(try parser.count(itemBytesMin: 2)) { members.append(try parser.string()) }
         lagRecords = try parser.u64()
         cursors = try parser.list(of: GroupCursor.self, itemBytesMin: 60)
+        skippedRecords = []
     }
 }
 
@@ -323,11 +371,15 @@ public struct GroupListReply: WireMessage {
         self.more = more
     }
     public func encode(into builder: inout ByteBuilder) {
-        builder.put(list: groups)
+        builder.put(UInt32(groups.count))
+        for group in groups { group.encode(item: &builder) }
         builder.put(more)
     }
     public init(from parser: inout ByteParser) throws(ByteParserError) {
-        groups = try parser.list(of: GroupInfo.self, itemBytesMin: 34)
+        groups = []
+        for _ in 0..<(try parser.count(itemBytesMin: 34)) {
+            groups.append(try GroupInfo(item: &parser))
+        }
         more = try parser.bool()
     }
 }

@@ -45,6 +45,14 @@ extension ByteParser {
     }
 }
 
+extension ByteParser {
+    /// A field that a message got later: one that ends in front of it means `standard` (SPEC.md,
+    /// section 4).
+    mutating func later<T: WireMessage>(_ standard: T) throws(ByteParserError) -> T {
+        remaining == 0 ? standard : try T(from: &self)
+    }
+}
+
 /// A reply that says only "done".
 public struct Empty: WireMessage {
     public init() {}

@@ -9,6 +9,7 @@ public enum Opcode: UInt16, Sendable, CaseIterable {
     case queueDelete = 0x0103
     case queueDescribe = 0x0104
     case queueList = 0x0105
+    case queuePurge = 0x0106
 
     case producerOpen = 0x0201
     case publish = 0x0202
@@ -21,6 +22,7 @@ public enum Opcode: UInt16, Sendable, CaseIterable {
     case ack = 0x0305
     case assignment = 0x0306
     case ended = 0x0307
+    case skipped = 0x0308
 
     case groupDescribe = 0x0401
     case groupList = 0x0402
@@ -34,9 +36,9 @@ public enum Opcode: UInt16, Sendable, CaseIterable {
     /// True for control requests that change what must survive.
     @inlinable public var changesState: Bool {
         switch self {
-        case .queueCreate, .queueAlter, .queueDelete, .producerOpen, .subscribe: true
+        case .queueCreate, .queueAlter, .queueDelete, .queuePurge, .producerOpen, .subscribe: true
         case .hello, .ping, .goodbye, .queueDescribe, .queueList, .publish, .confirm, .unsubscribe,
-            .credit, .deliver, .ack, .assignment, .ended, .groupDescribe, .groupList,
+            .credit, .deliver, .ack, .assignment, .ended, .skipped, .groupDescribe, .groupList,
             .serverDescribe, .error:
             false
         }

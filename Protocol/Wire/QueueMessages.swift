@@ -6,23 +6,31 @@ public struct QueueCreateRequest: WireMessage {
     public var partitions: UInt32
     public var level: UInt8
     public var labels: [Pair]
-    public init(name: String, partitions: UInt32, level: DurabilityLevel, labels: [Pair] = []) {
+    /// Of each partition. Came later: left away when everything is kept.
+    public var retention: Retention
+    public init(
+        name: String, partitions: UInt32, level: DurabilityLevel, labels: [Pair] = [],
+        retention: Retention = .keepAll
+    ) {
         self.name = name
         self.partitions = partitions
         self.level = level.rawValue
         self.labels = labels
+        self.retention = retention
     }
     public func encode(into builder: inout ByteBuilder) {
         builder.put(name)
         builder.put(partitions)
         builder.put(level)
         builder.put(list: labels)
+        if retention != .keepAll { retention.encode(into: &builder) }
     }
     public init(from parser: inout ByteParser) throws(ByteParserError) {
         name = try parser.string()
         partitions = try parser.u32()
         level = try parser.u8()
         labels = try parser.list(of: Pair.self, itemBytesMin: 4)
+        retention = try parser.later(.keepAll)
     }
 }
 
@@ -33,20 +41,28 @@ public struct QueueAlterRequest: WireMessage {
     public var name: String
     public var level: UInt8
     public var labels: [Pair]
-    public init(name: String, level: UInt8 = Self.unchanged, labels: [Pair]) {
+    /// All ones leave a limit as it is. Came later: left away when none changes.
+    public var retention: Retention
+    public init(
+        name: String, level: UInt8 = Self.unchanged, labels: [Pair],
+        retention: Retention = .unchanged
+    ) {
         self.name = name
         self.level = level
         self.labels = labels
+        self.retention = retention
     }
     public func encode(into builder: inout ByteBuilder) {
         builder.put(name)
         builder.put(level)
         builder.put(list: labels)
+        if retention != .unchanged { retention.encode(into: &builder) }
     }
     public init(from parser: inout ByteParser) throws(ByteParserError) {
         name = try parser.string()
         level = try parser.u8()
         labels = try parser.list(of: Pair.self, itemBytesMin: 4)
+        retention = try parser.later(.unchanged)
     }
 }
 
@@ -57,6 +73,32 @@ public struct QueueNameRequest: WireMessage {
     public func encode(into builder: inout ByteBuilder) { builder.put(name) }
     public init(from parser: inout ByteParser) throws(ByteParserError) {
         name = try parser.string()
+    }
+}
+
+/// Removes the oldest records of a queue, in one partition or in all. The answer is the queue as it is
+/// then.
+public struct QueuePurgeRequest: WireMessage {
+    public static let toTheEnd = UInt64.max
+    public var name: String
+    /// A partition id, or `PartitionID.all`.
+    public var partition: UInt32
+    /// Records below it go, as far as they are committed; `toTheEnd`: all that are.
+    public var before: UInt64
+    public init(name: String, partition: PartitionID = .all, before: UInt64 = Self.toTheEnd) {
+        self.name = name
+        self.partition = partition.rawValue
+        self.before = before
+    }
+    public func encode(into builder: inout ByteBuilder) {
+        builder.put(name)
+        builder.put(partition)
+        builder.put(before)
+    }
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
+        name = try parser.string()
+        partition = try parser.u32()
+        before = try parser.u64()
     }
 }
 
@@ -156,10 +198,13 @@ public struct QueueInfo: WireMessage {
     public var records: UInt64
     public var bytes: UInt64
     public var partitions: [PartitionInfo]
+    /// Of each partition. Came later: left away when everything is kept.
+    public var retention: Retention
 
     public init(
         id: UInt32, name: String, level: UInt8, partitionCount: UInt32, createdAt: UInt64,
-        labels: [Pair], records: UInt64, bytes: UInt64, partitions: [PartitionInfo]
+        labels: [Pair], records: UInt64, bytes: UInt64, partitions: [PartitionInfo],
+        retention: Retention = .keepAll
     ) {
         self.id = id
         self.name = name
@@ -170,8 +215,19 @@ public struct QueueInfo: WireMessage {
         self.records = records
         self.bytes = bytes
         self.partitions = partitions
+        self.retention = retention
     }
     public func encode(into builder: inout ByteBuilder) {
+        encode(item: &builder)
+        if retention != .keepAll { retention.encode(into: &builder) }
+    }
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
+        try self.init(item: &parser)
+        retention = try parser.later(.keepAll)
+    }
+
+    /// As an item of a list, which never grows.
+    func encode(item builder: inout ByteBuilder) {
         builder.put(id)
         builder.put(name)
         builder.put(level)
@@ -182,7 +238,7 @@ public struct QueueInfo: WireMessage {
         builder.put(bytes)
         builder.put(list: partitions)
     }
-    public init(from parser: inout ByteParser) throws(ByteParserError) {
+    init(item parser: inout ByteParser) throws(ByteParserError) {
         id = try parser.u32()
         name = try parser.string()
         level = try parser.u8()
@@ -192,6 +248,7 @@ public struct QueueInfo: WireMessage {
         records = try parser.u64()
         bytes = try parser.u64()
         partitions = try parser.list(of: PartitionInfo.self, itemBytesMin: 74)
+        retention = .keepAll
     }
 }
 
@@ -204,11 +261,22 @@ public struct QueueListReply: WireMessage {
         self.more = more
     }
     public func encode(into builder: inout ByteBuilder) {
-        builder.put(list: queues)
+        builder.put(UInt32(queues.count))
+        for queue in queues { queue.encode(item: &builder) }
         builder.put(more)
+        // Came later, behind the list: one for each queue, left away when all keep everything.
+        guard queues.contains(where: { $0.retention != .keepAll }) else { return }
+        builder.put(list: queues.map(\.retention))
     }
     public init(from parser: inout ByteParser) throws(ByteParserError) {
-        queues = try parser.list(of: QueueInfo.self, itemBytesMin: 43)
+        queues = []
+        for _ in 0..<(try parser.count(itemBytesMin: 43)) {
+            queues.append(try QueueInfo(item: &parser))
+        }
         more = try parser.bool()
+        guard parser.remaining > 0 else { return }
+        let retentions = try parser.list(of: Retention.self, itemBytesMin: Retention.byteCount)
+        guard retentions.count == queues.count else { throw .invalid }
+        for (place, retention) in retentions.enumerated() { queues[place].retention = retention }
     }
 }

@@ -48,6 +48,7 @@ public enum StatusCode: UInt16, Sendable, CaseIterable {
     case dataDamaged = 83
     case recovering = 84
     case limitReached = 85
+    case diskFull = 86
 
     /// What the requester may do about it.
     public enum Class: UInt8, Sendable {
@@ -65,7 +66,7 @@ public enum StatusCode: UInt16, Sendable, CaseIterable {
     public var errorClass: Class {
         switch self {
         case .ok: .none
-        case .deadlineExceeded, .busy, .recovering: .retry
+        case .deadlineExceeded, .busy, .recovering, .diskFull: .retry
         case .shuttingDown, .wrongShard: .retryElsewhere
         case .producerUnknown, .storageFailed: .outcomeUnknown
         case .badFrame, .badChecksum, .frameTooLarge, .unknownOpcode, .unsupportedVersion,

@@ -109,6 +109,12 @@ import WireProtocol
         #expect(ShardEvent.dataDamaged("x").line.event == "data-damaged")
         #expect(ShardEvent.checkpoint(sequence: 1, bytes: 2).line.level == .debug)
         #expect(ShardEvent.groupChanged("x").line.event == "group-changed")
+        #expect(ShardEvent.groupSkipped("x").line.level == .warning)
+        #expect(ShardEvent.clockStepped("x").line.event == "clock-stepped")
+        #expect(ShardEvent.diskLevel(.readsOnly, "x").line.event == "disk-reads-only")
+        #expect(ShardEvent.diskLevel(.ok, "x").line.level == .notice)
+        #expect(ShardEvent.spaceAwaited("x").line.level == .error)
+        #expect(ShardEvent.spaceFound.line.event == "disk-room")
     }
 }
 

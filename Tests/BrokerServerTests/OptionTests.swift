@@ -81,7 +81,8 @@ import Testing
             "--frame-bytes-max", "2097152", "--connections-max", "7", "--send-buffer", "64KiB",
             "--send-memory", "2MiB", "--input-buffer", "4MiB", "--confirms-max", "9",
             "--subscriptions-max", "11", "--hello-timeout", "500ms", "--queues-max", "12",
-            "--drain-timeout", "250ms",
+            "--drain-timeout", "250ms", "--disk-warn", "60", "--disk-refuse", "70",
+            "--disk-reads-only", "75", "--disk-reserve", "1MiB",
             "--partitions-per-queue-max", "13", "--producer-expiry", "1h", "--log-level", "debug",
             "--log-format", "json",
         ])
@@ -114,6 +115,10 @@ import Testing
         limits.queuesMax = 12
         limits.partitionsPerQueueMax = 13
         limits.producerExpirySeconds = 3600
+        limits.diskMarks.warn = 60
+        limits.diskMarks.refuse = 70
+        limits.diskMarks.readsOnly = 75
+        limits.reserveBytes = 1 << 20
         #expect(options.limits == limits)
         #expect(options.logLevel == .debug)
         #expect(options.logFormat == .json)

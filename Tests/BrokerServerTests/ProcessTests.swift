@@ -7,27 +7,43 @@ import ShardRuntime
 import Testing
 
 enum ControlTool {
-    /// Runs `brokerctl` to its end.
+    /// Runs `brokerctl` to its end, which is to be good.
     static func run(
         _ broker: BrokerProcess.Ready,
         _ arguments: [String],
         input: String = ""
-    )
-        throws -> String
-    {
+    ) throws -> String {
+        let result = try result(broker, arguments, input: input)
+        #expect(
+            result.code == 0, "brokerctl \(arguments.joined(separator: " ")): \(result.errors)")
+        return result.output
+    }
+
+    static func result(
+        _ broker: BrokerProcess.Ready,
+        _ arguments: [String],
+        input: String = ""
+    ) throws -> (code: Int32, output: String, errors: String) {
         let tool = Process()
         tool.executableURL = URL(filePath: try Executable.named("brokerctl"))
         tool.arguments = arguments + ["--server", broker.address]
         let (output, lines) = (Pipe(), Pipe())
         tool.standardOutput = output
         tool.standardInput = lines
+        let path = FileManager.default.temporaryDirectory.path + "/errors-\(UUID().uuidString)"
+        defer { try? FileManager.default.removeItem(atPath: path) }
+        try #require(FileManager.default.createFile(atPath: path, contents: nil))
+        tool.standardError = FileHandle(forWritingAtPath: path)
         try tool.run()
-        try lines.fileHandleForWriting.write(contentsOf: Data(input.utf8))
+        // Who is refused at once may be gone before it has read all.
+        try? lines.fileHandleForWriting.write(contentsOf: Data(input.utf8))
         try lines.fileHandleForWriting.close()
         let data = output.fileHandleForReading.readDataToEndOfFile()
         tool.waitUntilExit()
-        #expect(tool.terminationStatus == 0, "brokerctl \(arguments.joined(separator: " "))")
-        return String(decoding: data, as: UTF8.self)
+        return (
+            tool.terminationStatus, String(decoding: data, as: UTF8.self),
+            (try? String(contentsOfFile: path, encoding: .utf8)) ?? ""
+        )
     }
 }
 

@@ -100,6 +100,7 @@ struct BitFlipTests {
             let length = disk.length(file)
             switch file {
             case .identity: found.append(Region(kind: .identity, file: file, range: 0..<length))
+            case .reserve: break
             case .checkpoint:
                 found.append(Region(kind: .checkpointHeader, file: file, range: 0..<64))
                 found.append(Region(kind: .checkpointPayload, file: file, range: 64..<length))

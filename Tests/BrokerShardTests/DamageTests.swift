@@ -157,10 +157,10 @@ struct DamageTests {
             powerCut(fixture).allNames.last { $0.directory == .checkpoints })
         for file in [FileName.identity, checkpoint] {
             let disk = powerCut(fixture)
-            disk.flip(file, bit: 8 * 8 + 1)
+            disk.flip(file, bit: 8 * 8 + 7)
             let error = try #require(recoveryError(disk))
             #expect(error.description.contains(file.path))
-            #expect(error.description.contains("format 3"))
+            #expect(error.description.contains("format \(Identity.format + 128)"))
             #expect(error.description.contains("Use a newer brokerd"))
         }
         let disk = powerCut(fixture)

@@ -110,7 +110,7 @@ final class HistoryRecorder: Sendable {
                     ),
                     &state
                 )
-            case .assigned, .acked, .ackRefused, .ended: break
+            case .assigned, .acked, .ackRefused, .ended, .skipped: break
             }
         }
     }

@@ -73,6 +73,13 @@ struct BrokenVariant: Sendable, CustomStringConvertible {
             name: "a crash of the machine takes nothing of a written queue",
             scenario: .writtenKillAndCut
         ) { $0.machineCrashIgnored = true },
+        BrokenVariant(
+            name: "a segment's file goes before the change of the start is durable",
+            scenario: .purge
+        ) { $0.removedBeforeDurable = true },
+        BrokenVariant(name: "the start is left out of checkpoints", scenario: .retention) {
+            $0.startNotCheckpointed = true
+        },
     ]
 }
 

@@ -15,7 +15,9 @@ internal import WireProtocol
 enum FaultMode: CaseIterable, CustomStringConvertible {
     /// One operation, with EIO: whatever comes after it would work.
     case once
-    /// From one operation on, everything that needs room: the disk is full.
+    /// From one operation on, everything that writes or syncs: the disk is gone.
+    case dead
+    /// From one operation on, everything that needs new room, for a while: the disk is full.
     case full
     /// One write does half of what it was asked for, once.
     case short
@@ -23,7 +25,8 @@ enum FaultMode: CaseIterable, CustomStringConvertible {
     var description: String {
         switch self {
         case .once: "EIO once"
-        case .full: "ENOSPC from here on"
+        case .dead: "EIO from here on"
+        case .full: "no room from here on, for a second"
         case .short: "a short write"
         }
     }
@@ -37,6 +40,7 @@ final class FaultRun {
     private var client: SimulatedClient?
     private var queues: [UInt32] = []
     private(set) var fired: [Asked] = []
+    private var fullSince: MonotonicTime?
     let seed: UInt64
 
     static var settings: SimulatedShard.Settings {
@@ -63,13 +67,18 @@ final class FaultRun {
             guard asked.number >= number else { return nil }
             switch mode {
             case .once: guard asked.number == number else { return nil }
-            case .full: guard Self.needsRoom(asked) else { return nil }
+            case .dead: guard Self.stops(asked) else { return nil }
+            case .full:
+                guard Self.needsRoom(asked) else { return nil }
+                let since = fullSince ?? runner.shard.time
+                fullSince = since
+                guard runner.shard.time.since(since) < .seconds(1) else { return nil }
             case .short:
                 guard asked.number == number, Self.isWrite(asked) else { return nil }
             }
             fired.append(asked)
             switch mode {
-            case .once: return -5
+            case .once, .dead: return -5
             case .full: return -28
             case .short: return 512
             }
@@ -78,10 +87,11 @@ final class FaultRun {
         runner.shard.fault = nil
     }
 
+    /// The journal has its room since the directory was made.
     static func needsRoom(_ asked: Asked) -> Bool {
         switch asked.kind {
-        case .make, .allocate, .write, .syncedWrite, .sync, .syncNames: true
-        case .open, .read, .remove: false
+        case .make, .allocate, .write, .syncedWrite: asked.directory != .journal
+        case .open, .read, .remove, .sync, .syncNames: false
         }
     }
     static func isWrite(_ asked: Asked) -> Bool {
@@ -163,7 +173,11 @@ final class FaultRun {
         let shard = runner.shard
         // A short write is done again, and all is well; a checkpoint is rather given up.
         let stopping = fired.first {
-            Self.stops($0) && (mode != .short || $0.directory == .checkpoints)
+            switch mode {
+            case .once, .dead: Self.stops($0)
+            case .full: false
+            case .short: $0.directory == .checkpoints
+            }
         }
         if let stopping {
             guard let failure = machineFailure else {
@@ -230,7 +244,7 @@ final class FaultRun {
 @Suite("Fault enumeration", .serialized)
 struct FaultEnumerationTests {
     @Test(
-        "whichever storage operation fails, confirms stop and say why, all are answered, none is lost",
+        "whichever storage operation fails, confirms stop or room is waited for, and nothing is lost",
         arguments: FaultMode.allCases)
     func everyOperation(mode: FaultMode) throws {
         let whole = try FaultRun(seed: 3)
@@ -266,7 +280,8 @@ struct FaultEnumerationTests {
             switch mode {
             case .once:
                 [.open, .make, .allocate, .write, .syncedWrite, .read, .sync, .syncNames, .remove]
-            case .full: [.make, .allocate, .write, .syncedWrite, .sync, .syncNames]
+            case .dead: [.make, .allocate, .write, .syncedWrite, .sync, .syncNames]
+            case .full: [.make, .allocate, .write, .syncedWrite]
             case .short: [.write, .syncedWrite]
             }
         for kind in expected { #expect(kinds[kind.rawValue] ?? 0 > 0, "no \(kind) failed") }

@@ -17,7 +17,8 @@ struct Scenario: Sendable, CustomStringConvertible {
         publishSynced, publishMemory, mixedLevels, acks, segmentRoll, recycling, createAndDelete,
         alter, producerRetry, fullJournal, crashInRecovery, killThenPowerCut, namedProducer,
         quietPartition, orderlyStop, coldReads, deleteBusy, forcedOut, fewFiles,
-        publishWritten, writtenAndSynced, writtenKillAndCut, downgraded,
+        publishWritten, writtenAndSynced, writtenKillAndCut, downgraded, retention, purge,
+        purgeInCheckpoint, alterRetention,
     ]
 
     private static func client(_ runner: ScenarioRunner) throws -> SimulatedClient {
@@ -390,6 +391,135 @@ struct Scenario: Sendable, CustomStringConvertible {
             runner.settle(client, queue)
         }
         runner.stop()
+    }
+
+    static let retention = Scenario(
+        name: "retention removes segments below a slow group",
+        settings: smallSegments
+    ) { runner in
+        let client = try client(runner)
+        let orders = runner.createQueue(client, "orders", keepRecords: 30)
+        let ticks = runner.createQueue(client, "ticks", level: .memory, keepRecords: 40)
+        _ = client.subscribe("orders", group: "slow", stream: 5, credit: 4)
+        let producer = try producer(runner, client)
+        for round in 0..<36 {
+            for partition in orders + ticks {
+                runner.publish(client, producer, partition, records: 3, bytes: 800)
+                runner.publish(client, producer, partition, records: 2, bytes: 500)
+            }
+            runner.settle(client, orders + ticks)
+            if round % 4 == 3 { runner.look(client, "orders") }
+            if round % 12 == 11 { runner.shard.pass(milliseconds: 10_500) }
+        }
+        runner.look(client, "ticks")
+        guard runner.shard.machine.counters.removedSegments > 6 else {
+            throw Violation("retention removed nothing to speak of")
+        }
+    }
+
+    static let purge = Scenario(
+        name: "purge of a tail, of segments, and in the middle", settings: smallSegments
+    ) { runner in
+        var client = try client(runner)
+        let orders = runner.createQueue(client, "orders", partitions: 2)
+        let ticks = runner.createQueue(client, "ticks", level: .memory)
+        _ = client.subscribe("orders", group: "desk", stream: 5, credit: 3)
+        let producer = try producer(runner, client)
+        for round in 0..<16 {
+            for partition in orders + ticks {
+                runner.publish(client, producer, partition, records: 3, bytes: 900)
+                runner.publish(client, producer, partition, records: 3, bytes: 700)
+            }
+            if round % 3 != 1 { runner.settle(client, orders + ticks) }
+            switch round {
+            case 1: runner.purge(client, "orders")
+            case 4: runner.purge(client, "orders", partition: orders[0], before: 20)
+            case 7: runner.purge(client, "orders", partition: orders[1], before: 31)
+            case 8: runner.purge(client, "ticks")
+            case 10:
+                runner.shard.pass(milliseconds: 10_500)
+                runner.purge(client, "ticks", before: 61)
+                runner.purge(client, "orders")
+                // Nothing is new when the next checkpoint comes.
+                runner.shard.pass(milliseconds: 10_500)
+            case 13:
+                runner.settle(client, orders + ticks)
+                if runner.violation != nil { return }
+                try runner.crash(.some)
+                guard runner.start(), let next = runner.connect() else { return }
+                client = next
+                runner.purge(client, "orders", partition: orders[0])
+            default: break
+            }
+        }
+        runner.settle(client, orders)
+        runner.purge(client, "ticks")
+        guard runner.shard.machine.counters.removedSegments > 0 else {
+            throw Violation("no purge removed a segment")
+        }
+    }
+
+    static let purgeInCheckpoint = Scenario(
+        name: "purge during a checkpoint",
+        settings: {
+            var settings = smallSegments
+            settings.latencyMax = 1_000_000
+            return settings
+        }()
+    ) { runner in
+        let client = try client(runner)
+        let orders = runner.createQueue(client, "orders", partitions: 2)
+        let producer = try producer(runner, client)
+        var purges = 0
+        for round in 0..<60 where purges < 6 {
+            for partition in orders {
+                runner.publish(client, producer, partition, records: 3, bytes: 900)
+            }
+            if round % 2 == 1 { runner.settle(client, orders) }
+            for _ in 0..<6 where runner.shard.machine.checkpointer.phase == .idle {
+                runner.shard.step()
+            }
+            // Not always in the same phase.
+            for _ in 0..<purges { runner.shard.step() }
+            guard runner.shard.machine.checkpointer.phase != .idle else { continue }
+            purges += 1
+            runner.purge(client, "orders", partition: orders[purges % 2])
+        }
+        runner.settle(client, orders)
+        guard purges == 6 || runner.violation != nil else {
+            throw Violation("only \(purges) purges met a checkpoint")
+        }
+    }
+
+    static let alterRetention = Scenario(
+        name: "retention that changes", settings: smallSegments
+    ) { runner in
+        let client = try client(runner)
+        let orders = runner.createQueue(client, "orders", partitions: 2)
+        let producer = try producer(runner, client)
+        for round in 0..<30 {
+            for partition in orders {
+                runner.publish(client, producer, partition, records: 4, bytes: 800)
+            }
+            runner.settle(client, orders)
+            switch round {
+            case 14: runner.alter(client, "orders", keepRecords: 35)
+            case 18: runner.alter(client, "orders", keepRecords: 0)
+            case 24: runner.alter(client, "orders", keepRecords: 20)
+            default: break
+            }
+            if round % 6 == 5 { runner.look(client, "orders") }
+        }
+        runner.shard.pass(milliseconds: 11_000)
+        guard runner.shard.machine.counters.removedSegments > 2 else {
+            throw Violation("the changed retention removed nothing to speak of")
+        }
+    }
+
+    private static var smallSegments: SimulatedShard.Settings {
+        var settings = SimulatedShard.Settings()
+        settings.limits.segmentBytes = 32 * 1024
+        return settings
     }
 
     static let coldReads = Scenario(name: "reading old records while new ones come") { runner in

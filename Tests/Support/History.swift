@@ -26,6 +26,11 @@ package final class History {
         /// The labels that were confirmed, and those asked for since.
         package var labels: [Pair] = []
         package var labelsAsked: [Pair]?
+        /// The same for what is kept.
+        package var retention = Retention.keepAll
+        package var retentionAsked: Retention?
+        /// The fewest records that a partition was ever to keep; 0: never fewer than all.
+        package var recordsKeptMin: UInt64 = 0
     }
     package struct CursorKey: Hashable, Sendable {
         package var queue: String
@@ -42,12 +47,20 @@ package final class History {
     package var delivered: [UInt32: [UInt64: (value: [UInt8], run: Int)]] = [:]
     /// Power cuts so far: each begins another run of the machine.
     package var powerCuts = 0
+    /// By partition: below it a purge may have removed records.
+    package var purgeAsked: [UInt32: UInt64] = [:]
+    /// By partition: somebody was told that it starts here.
+    package var startsSeen: [UInt32: UInt64] = [:]
     package var producersOpened: [String: ProducerOpenReply] = [:]
 
     package init() {}
 
     package func level(of partition: UInt32) -> DurabilityLevel? {
         queues.values.first { $0.partitions.contains(partition) }?.level
+    }
+
+    package func sawStart(_ offset: UInt64, of partition: UInt32) {
+        startsSeen[partition] = max(startsSeen[partition] ?? 0, offset)
     }
 
     package static func value(
@@ -93,6 +106,8 @@ package struct ReadBack {
     package var records: [UInt32: [SimulatedClient.Delivered]] = [:]
     package var lost: [SimulatedClient.Lost] = []
     package var cursors: [History.CursorKey: UInt64] = [:]
+    /// Of the stored batches that were read, by partition.
+    package var batchBytes: [UInt32: UInt64] = [:]
     package var hash: UInt64 = 0xCBF2_9CE4_8422_2325
 
     mutating func mix(_ bytes: some Sequence<UInt8>) {
@@ -109,6 +124,7 @@ package struct ReadBack {
             let list = client.ask(.queueList, QueueListRequest(), reply: QueueListReply.self)
         else { throw Violation("the recovered broker does not list its queues") }
         var wanted: [UInt32: UInt64] = [:]
+        var starts: [UInt32: UInt64] = [:]
         for (place, item) in list.queues.enumerated() {
             guard
                 let info = client.ask(
@@ -124,7 +140,11 @@ package struct ReadBack {
                 throw Violation("queue \(item.name) can't be subscribed")
             }
             for partition in info.partitions {
-                wanted[partition.id] = partition.committedOffset
+                wanted[partition.id] =
+                    partition.committedOffset > partition.startOffset
+                    ? partition.committedOffset : 0
+                starts[partition.id] = partition.startOffset
+                mix(partition.startOffset)
                 mix(UInt64(partition.id))
                 mix(partition.committedOffset)
             }
@@ -142,7 +162,9 @@ package struct ReadBack {
             throw Violation("not everything committed can be read back: \(ended ?? "no delivery")")
         }
         guard client.badBatches == 0 else { throw Violation("a delivered batch does not verify") }
-        for record in client.delivered {
+        batchBytes = client.batchBytes
+        // A batch that the start cuts is delivered whole.
+        for record in client.delivered where record.offset >= starts[record.partition] ?? 0 {
             records[record.partition, default: []].append(record)
             mix(record.offset)
             mix(record.value)
@@ -190,6 +212,11 @@ extension History {
             {
                 throw Violation("queue \(queue.name) has labels nobody asked for: \(info.labels)")
             }
+            if exists, queue.isConfirmed, let retention = found.queues[queue.name]?.retention,
+                retention != queue.retention, retention != queue.retentionAsked
+            {
+                throw Violation("queue \(queue.name) keeps what nobody asked for: \(retention)")
+            }
             guard exists else { continue }
             for partition in queue.partitions { try check(partition, queue, found, killed) }
         }
@@ -201,7 +228,9 @@ extension History {
                     "group \(key.group): ack of \(floor) in partition \(key.partition) was "
                         + "confirmed, but the floor is \(recovered)")
             }
-            if recovered > acksAsked[key] ?? floor {
+            let start =
+                found.queues[key.queue]?.partitions.first { $0.id == key.partition }?.startOffset
+            if recovered > max(acksAsked[key] ?? floor, start ?? 0) {
                 throw Violation("group \(key.group): the floor \(recovered) was never asked for")
             }
         }
@@ -217,11 +246,18 @@ extension History {
         let records = found.records[partition] ?? []
         let lost = found.lost.filter { $0.partition == partition }
         var byOffset: [UInt64: SimulatedClient.Delivered] = [:]
-        var next: UInt64 = 0
+        guard
+            let info = found.queues[queue.name]?.partitions.first(where: { $0.id == partition })
+        else { throw Violation("partition \(partition) of queue \(queue.name) is gone") }
+        let start = info.startOffset
+        try checkStart(info, queue)
+        try checkCounts(info, records, found)
+        var next = start
         var seen: Set<[UInt64]> = []
         for record in records {
-            while let hole = lost.first(where: { $0.range.lowerBound == next }), !hole.range.isEmpty
-            {
+            while let hole = lost.first(where: {
+                $0.range.lowerBound == next || (next == start && $0.range.contains(start))
+            }), !hole.range.isEmpty {
                 next = hole.range.upperBound
             }
             guard record.offset == next else {
@@ -245,6 +281,7 @@ extension History {
             guard let offset = batch.confirmedAt, offset != .max else { continue }
             for (place, value) in batch.values.enumerated() {
                 let at = offset + UInt64(place)
+                guard at >= start else { continue }
                 if let record = byOffset[at] {
                     guard record.value == value else {
                         throw Violation(
@@ -259,12 +296,45 @@ extension History {
                 }
             }
         }
-        for (offset, given) in delivered[partition] ?? [:] {
+        for (offset, given) in delivered[partition] ?? [:] where offset >= start {
             guard byOffset[offset] != nil || survives(given.run) else { continue }
             guard byOffset[offset]?.value == given.value else {
                 throw Violation(
                     "partition \(partition): offset \(offset) was delivered and is gone or changed")
             }
+        }
+    }
+
+    /// Records are gone only where a purge was asked for, or where enough is left; and do not come back.
+    private func checkStart(_ info: PartitionInfo, _ queue: QueueFacts) throws(Violation) {
+        let (partition, start) = (info.id, info.startOffset)
+        if start < startsSeen[partition] ?? 0 {
+            throw Violation(
+                "partition \(partition) starts at \(start), after it was said to start at "
+                    + "\(startsSeen[partition] ?? 0): what was removed is back")
+        }
+        guard start > purgeAsked[partition] ?? 0 else { return }
+        guard queue.recordsKeptMin > 0, info.endOffset - start >= queue.recordsKeptMin else {
+            throw Violation(
+                "partition \(partition) starts at \(start) and ends at \(info.endOffset): more is "
+                    + "removed than anybody asked for")
+        }
+    }
+
+    /// What is said of records and bytes is what can be read.
+    private func checkCounts(
+        _ info: PartitionInfo, _ records: [SimulatedClient.Delivered], _ found: ReadBack
+    ) throws(Violation) {
+        guard info.records == UInt64(records.count) else {
+            throw Violation(
+                "partition \(info.id) says \(info.records) records, and \(records.count) can be read"
+            )
+        }
+        let bytes = found.batchBytes[info.id] ?? 0
+        // A purge that cuts a segment leaves its front in the count.
+        guard info.bytes == bytes || (purgeAsked[info.id] != nil && info.bytes > bytes) else {
+            throw Violation(
+                "partition \(info.id) says \(info.bytes) bytes, and \(bytes) can be read")
         }
     }
 

@@ -81,13 +81,18 @@ package final class ScenarioRunner {
 
     package func createQueue(
         _ client: SimulatedClient, _ name: String, partitions: UInt32 = 1,
-        level: DurabilityLevel = .synced
+        level: DurabilityLevel = .synced, keepRecords: UInt64 = 0
     ) -> [UInt32] {
         let first = shard.machine.state.nextPartition
         history.queues[name] = History.QueueFacts(
             name: name, level: level, partitions: (0..<partitions).map { first + $0 })
+        let retention = Retention(records: keepRecords)
+        history.queues[name]?.retention = retention
+        history.queues[name]?.recordsKeptMin = keepRecords
         let info = client.ask(
-            .queueCreate, QueueCreateRequest(name: name, partitions: partitions, level: level),
+            .queueCreate,
+            QueueCreateRequest(
+                name: name, partitions: partitions, level: level, retention: retention),
             reply: QueueInfo.self)
         if let info {
             history.queues[name]?.isConfirmed = true
@@ -110,6 +115,50 @@ package final class ScenarioRunner {
         {
             history.queues[name]?.labels = asked
             history.queues[name]?.labelsAsked = nil
+        }
+    }
+
+    /// Changes how many records each partition keeps; 0: all.
+    package func alter(_ client: SimulatedClient, _ name: String, keepRecords: UInt64) {
+        let retention = Retention(records: keepRecords)
+        history.queues[name]?.retentionAsked = retention
+        let before = history.queues[name]?.recordsKeptMin ?? 0
+        if keepRecords > 0, before == 0 || keepRecords < before {
+            history.queues[name]?.recordsKeptMin = keepRecords
+        }
+        let request = QueueAlterRequest(name: name, labels: [], retention: retention)
+        if client.ask(.queueAlter, request, reply: QueueInfo.self) != nil {
+            history.queues[name]?.retention = retention
+            history.queues[name]?.retentionAsked = nil
+        }
+    }
+
+    /// - Parameter partition: `nil` for all.
+    package func purge(
+        _ client: SimulatedClient, _ name: String, partition: UInt32? = nil,
+        before: UInt64 = QueuePurgeRequest.toTheEnd
+    ) {
+        for id in history.queues[name]?.partitions ?? [] where partition == nil || partition == id {
+            let sent = UInt64((history.sent[id] ?? []).reduce(0) { $0 + $1.values.count })
+            // A `memory` queue counts lost offsets as well.
+            let end = history.queues[name]?.level == .synced ? sent : .max
+            history.purgeAsked[id] = max(history.purgeAsked[id] ?? 0, min(before, end))
+        }
+        let request = QueuePurgeRequest(
+            name: name, partition: partition.map { PartitionID(rawValue: $0) } ?? .all,
+            before: before)
+        if let info = client.ask(.queuePurge, request, reply: QueueInfo.self) { noteStarts(info) }
+    }
+
+    /// Takes in where a queue's partitions start, as anybody may see it.
+    package func look(_ client: SimulatedClient, _ name: String) {
+        let info = client.ask(.queueDescribe, QueueNameRequest(name: name), reply: QueueInfo.self)
+        if let info { noteStarts(info) }
+    }
+
+    private func noteStarts(_ info: QueueInfo) {
+        for partition in info.partitions {
+            history.sawStart(partition.startOffset, of: partition.id)
         }
     }
 
@@ -189,6 +238,8 @@ package final class ScenarioRunner {
             )
         }
         client.notedDeliveries = client.delivered.count
+        for push in client.skipped { history.sawStart(push.to, of: push.partition) }
+        client.skipped = []
     }
 
     /// Waits until everything sent to `partitions` is confirmed.

@@ -40,6 +40,10 @@ package final class SimulatedClient {
     /// How many of `delivered` the history has taken in.
     package var notedDeliveries = 0
     package var lost: [Lost] = []
+    /// Ranges that `skipped` pushes told of.
+    package var skipped: [Skipped] = []
+    /// Of the stored batches that were delivered, by partition.
+    package var batchBytes: [UInt32: UInt64] = [:]
     package var pushes: [(header: FrameHeader, body: [UInt8])] = []
     package var badBatches = 0
     package var creditRecords: UInt64 = .max
@@ -155,6 +159,8 @@ package final class SimulatedClient {
                 at += ConfirmEntry.byteCount
             }
         case .deliver: take(batches: body, partition: header.argument)
+        case .skipped:
+            if let push = try? Skipped(body: body) { skipped.append(push) } else { badBatches += 1 }
         default:
             if header.flags & FrameHeader.pushFlag != 0 {
                 pushes.append((header, [UInt8](body)))
@@ -198,6 +204,7 @@ package final class SimulatedClient {
                     place += 1
                 }
             }
+            batchBytes[partition, default: 0] += UInt64(bytes)
             at += bytes
         }
     }

@@ -31,6 +31,7 @@ package final class SimulatedShard {
             limits.coldReadsMax = 2
             limits.reservationStep = 64
             limits.effectsMax = 64
+            limits.reserveBytes = 0
             self.limits = limits
         }
     }

@@ -250,6 +250,27 @@ extension GoldenFrame {
         )
     }
 
+    static let dayAndMore = Retention(
+        bytes: 1 << 30,
+        ageMilliseconds: 86_400_000,
+        records: 100_000
+    )
+
+    private static func trades(_ partitions: [PartitionInfo]) -> QueueInfo {
+        QueueInfo(
+            id: 7,
+            name: "trades",
+            level: 2,
+            partitionCount: 1,
+            createdAt: createdAt,
+            labels: [],
+            records: partitions.first?.records ?? 500,
+            bytes: partitions.first?.bytes ?? 60000,
+            partitions: partitions,
+            retention: dayAndMore
+        )
+    }
+
     private static func refusal(_ status: StatusCode, after: UInt32 = 0, _ text: String) -> Refusal
     {
         Refusal(
@@ -382,6 +403,69 @@ extension GoldenFrame {
                 ],
                 more: true
             )
+        ),
+        GoldenFrame(
+            "queue-create-retention-request",
+            .queueCreate,
+            correlation: 18,
+            QueueCreateRequest(
+                name: "trades",
+                partitions: 1,
+                level: .synced,
+                retention: dayAndMore
+            )
+        ),
+        GoldenFrame(
+            "queue-create-retention-reply",
+            .queueCreate,
+            flags: reply,
+            correlation: 18,
+            trades([empty(14, index: 0)])
+        ),
+        GoldenFrame(
+            "queue-alter-retention-request",
+            .queueAlter,
+            correlation: 19,
+            QueueAlterRequest(
+                name: "trades",
+                labels: [],
+                retention: Retention(bytes: 2 << 30, ageMilliseconds: 0, records: .max)
+            )
+        ),
+        GoldenFrame(
+            "queue-list-retention-reply",
+            .queueList,
+            flags: reply,
+            correlation: 7,
+            QueueListReply(queues: [ticks(partitions: []), trades([])], more: false)
+        ),
+        GoldenFrame(
+            "queue-purge-request",
+            .queuePurge,
+            correlation: 20,
+            QueuePurgeRequest(name: "trades", partition: PartitionID(rawValue: 14), before: 500)
+        ),
+        GoldenFrame(
+            "queue-purge-reply",
+            .queuePurge,
+            flags: reply,
+            correlation: 20,
+            trades([
+                PartitionInfo(
+                    id: 14,
+                    index: 0,
+                    shard: 0,
+                    epoch: 1,
+                    startOffset: 500,
+                    committedOffset: 1000,
+                    endOffset: 1000,
+                    bytes: 60000,
+                    segmentOffset: 900,
+                    segments: 1,
+                    records: 500,
+                    lostRecords: 0
+                )
+            ])
         ),
     ]
 
@@ -556,6 +640,13 @@ extension GoldenFrame {
             status: .queueNotFound,
             refusal(.queueNotFound, "queue orders was deleted")
         ),
+        GoldenFrame(
+            "skipped-push",
+            .skipped,
+            flags: push,
+            stream: 23,
+            Skipped(partition: 14, from: 40, to: 500)
+        ),
     ]
 
     private static let groups = [
@@ -596,6 +687,36 @@ extension GoldenFrame {
                     stateMilliseconds: 15
                 ),
             ])
+        ),
+        GoldenFrame(
+            "group-describe-skipped-reply",
+            .groupDescribe,
+            flags: reply,
+            correlation: 21,
+            GroupInfo(
+                id: 6,
+                queue: "trades",
+                name: "audit",
+                mode: "ordered",
+                generation: 0,
+                members: [],
+                lagRecords: 500,
+                cursors: [
+                    GroupCursor(
+                        partition: 14,
+                        index: 0,
+                        ackFloor: 500,
+                        highWatermark: 1000,
+                        lagRecords: 500,
+                        lagBytes: 60000,
+                        lagMilliseconds: 5000,
+                        member: "",
+                        state: "unassigned",
+                        stateMilliseconds: 0
+                    )
+                ],
+                skippedRecords: [458]
+            )
         ),
         GoldenFrame(
             "group-list-request",
@@ -646,6 +767,15 @@ extension GoldenFrame {
             correlation: 3,
             status: .busy,
             refusal(.busy, after: 50, "create queue orders: too many requests wait")
+        ),
+        GoldenFrame(
+            "error-disk-full",
+            .error,
+            flags: reply | error,
+            correlation: 105,
+            stream: 11,
+            status: .diskFull,
+            refusal(.diskFull, after: 1000, "the disk is 91 % full; nothing was done")
         ),
     ]
 

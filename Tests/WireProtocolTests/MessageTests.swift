@@ -8,10 +8,13 @@ struct MessageSample: Sendable, CustomTestStringConvertible {
     let encoded: [UInt8]
     /// True when the bytes decode to the value; throws what the message throws.
     let decodes: @Sendable ([UInt8]) throws -> Bool
+    /// Where the message may end, without the fields that came later; `nil`: nowhere before its end.
+    let earlierEnd: Int?
 
     var testDescription: String { "\(typeName), \(encoded.count) bytes" }
 
-    init<Message: WireMessage>(_ message: Message) {
+    init<Message: WireMessage>(_ message: Message, laterBytes: Int = 0) {
+        earlierEnd = laterBytes > 0 ? message.encoded.count - laterBytes : nil
         typeName = "\(Message.self)"
         encoded = message.encoded
         decodes = { bytes in
@@ -52,15 +55,28 @@ struct MessageSample: Sendable, CustomTestStringConvertible {
                 name: "q",
                 partitions: 3,
                 level: .memory,
-                labels: [Pair(name: "a", value: "b")]
-            )
+                labels: [Pair(name: "a", value: "b")],
+                retention: retention
+            ),
+            laterBytes: Retention.byteCount
         ),
-        MessageSample(QueueAlterRequest(name: "q", labels: [])),
+        MessageSample(
+            QueueAlterRequest(name: "q", labels: [], retention: retention),
+            laterBytes: Retention.byteCount
+        ),
+        MessageSample(retention),
+        MessageSample(
+            QueuePurgeRequest(name: "q", partition: PartitionID(rawValue: 4), before: 5)
+        ),
+        MessageSample(Skipped(partition: 1, from: 2, to: 3)),
         MessageSample(QueueNameRequest(name: "q")),
         MessageSample(QueueListRequest(after: "b", limit: 7)),
         MessageSample(partition),
-        MessageSample(queue),
-        MessageSample(QueueListReply(queues: [queue, queue], more: true)),
+        MessageSample(queue, laterBytes: Retention.byteCount),
+        MessageSample(
+            QueueListReply(queues: [queue, queue], more: true),
+            laterBytes: 4 + 2 * Retention.byteCount
+        ),
         MessageSample(ProducerOpenRequest(name: "")),
         MessageSample(ProducerOpenRequest(name: "p")),
         MessageSample(ProducerOpenReply(producerID: 1, epoch: 2, expirySeconds: 3)),
@@ -75,8 +91,8 @@ struct MessageSample: Sendable, CustomTestStringConvertible {
         MessageSample(GroupDescribeRequest(queue: "q", group: "g")),
         MessageSample(GroupListRequest(queue: "q", after: "q/g", limit: 1)),
         MessageSample(cursor),
-        MessageSample(group),
-        MessageSample(GroupListReply(groups: [group], more: false)),
+        MessageSample(group, laterBytes: 4 + 2 * 8),
+        MessageSample(GroupListReply(groups: [listedGroup], more: false)),
     ]
 
     private static func subscribe(_ start: StartPosition) -> SubscribeRequest {
@@ -114,8 +130,15 @@ struct MessageSample: Sendable, CustomTestStringConvertible {
         labels: [Pair(name: "a", value: "b")],
         records: 5,
         bytes: 6,
-        partitions: [partition, partition]
+        partitions: [partition, partition],
+        retention: retention
     )
+    private static let retention = Retention(bytes: 7, ageMilliseconds: 8, records: 9)
+    private static var listedGroup: GroupInfo {
+        var listed = group
+        listed.skippedRecords = []
+        return listed
+    }
     private static let cursor = GroupCursor(
         partition: 1,
         index: 2,
@@ -136,7 +159,8 @@ struct MessageSample: Sendable, CustomTestStringConvertible {
         generation: 2,
         members: ["m", ""],
         lagRecords: 3,
-        cursors: [cursor, cursor]
+        cursors: [cursor, cursor],
+        skippedRecords: [4, 5]
     )
 }
 
@@ -157,7 +181,8 @@ struct MessageTests {
     func truncated(sample: MessageSample) {
         // Long texts are cut at their ends and at some places in between.
         let step = sample.encoded.count > 1000 ? 997 : 1
-        for count in stride(from: 0, to: sample.encoded.count, by: step) {
+        for count in stride(from: 0, to: sample.encoded.count, by: step)
+        where count != sample.earlierEnd {
             #expect(throws: ByteParserError.truncated) {
                 try sample.decodes([UInt8](sample.encoded[..<count]))
             }
@@ -192,6 +217,54 @@ struct MessageTests {
                 #expect(error is ByteParserError)
             }
         }
+    }
+
+    @Test("a message without the fields that came later means what it always meant")
+    func withoutLaterFields() throws {
+        for sample in MessageSample.all {
+            guard let end = sample.earlierEnd else { continue }
+            // It decodes, and to something else.
+            #expect(try !sample.decodes([UInt8](sample.encoded[..<end])), "\(sample)")
+        }
+        let create = QueueCreateRequest(name: "q", partitions: 1, level: .synced)
+        #expect(create.encoded == [1, 0, 0x71, 1, 0, 0, 0, 2, 0, 0, 0, 0])
+        #expect(try QueueCreateRequest(body: create.encoded).retention == .keepAll)
+        let alter = QueueAlterRequest(name: "q", labels: [])
+        #expect(alter.encoded == [1, 0, 0x71, 255, 0, 0, 0, 0])
+        #expect(try QueueAlterRequest(body: alter.encoded).retention == .unchanged)
+    }
+
+    @Test("an item of a list never grows, so what came later stands behind the list")
+    func laterBehindLists() throws {
+        var queue = QueueInfo(
+            id: 1, name: "q", level: 2, partitionCount: 1, createdAt: 0, labels: [], records: 0,
+            bytes: 0, partitions: [])
+        let plain = QueueListReply(queues: [queue], more: false).encoded
+        queue.retention = Retention(records: 5)
+        let reply = QueueListReply(queues: [queue], more: false)
+        #expect(reply.encoded.starts(with: plain))
+        #expect(try QueueListReply(body: reply.encoded).queues == [queue])
+        // As many as there are queues, or none.
+        let wrong = plain + [2, 0, 0, 0] + [UInt8](repeating: 0, count: 48)
+        #expect(throws: ByteParserError.invalid) { try QueueListReply(body: wrong) }
+    }
+
+    @Test("a limit changes alone, and an age is one that a clock can count")
+    func retention() {
+        let kept = Retention(bytes: 1, ageMilliseconds: 2000, records: 3)
+        #expect(kept.changed(by: .unchanged) == kept)
+        #expect(
+            kept.changed(by: Retention(bytes: 0, ageMilliseconds: .max, records: 9))
+                == Retention(bytes: 0, ageMilliseconds: 2000, records: 9))
+        #expect(Retention.keepAll.isValid && !Retention.unchanged.isValid)
+        for (age, isValid) in [
+            (UInt64(0), true), (999, false), (1000, true), (3_153_600_000_000, true),
+            (3_153_600_000_001, false), (.max, false),
+        ] {
+            #expect(Retention(ageMilliseconds: age).isValid == isValid, "\(age)")
+        }
+        #expect(!Retention(bytes: .max).isValid && !Retention(records: .max).isValid)
+        #expect(Retention(bytes: .max - 1, records: .max - 1).isValid)
     }
 
     @Test("a truth value above 1, a text that is not UTF-8 and an unknown start are invalid")

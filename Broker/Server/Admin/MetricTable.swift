@@ -314,6 +314,50 @@ package enum MetricTable {
         report("journal_capacity_bytes", .gauge, .bytes, "The journal's fixed size.") {
             Sample($0.journalCapacityBytes)
         },
+        Metric(
+            "disk_used_bytes",
+            .gauge,
+            .bytes,
+            "What is used of the data directory's file system."
+        ) { source in
+            source.published.report?.disk.map { [Sample($0.usedBytes)] } ?? []
+        },
+        Metric(
+            "disk_total_bytes",
+            .gauge,
+            .bytes,
+            "The size of that file system, without what only root may use."
+        ) { source in
+            source.published.report?.disk.map { [Sample($0.totalBytes)] } ?? []
+        },
+        report(
+            "disk_level",
+            .gauge,
+            .none,
+            "0 all is served, 1 warned, 2 new records are refused, 3 new queues and producers too."
+        ) { Sample(Int($0.diskLevel.rawValue)) },
+        report(
+            "disk_room_awaited",
+            .gauge,
+            .none,
+            "1 while a write to a segment or checkpoint waits for room on the disk."
+        ) { Sample($0.awaitsSpace ? 1 : 0) },
+        counter("disk_full_total", "Writes to segments and checkpoints that found no room.") {
+            $0.heldOperations
+        },
+        counter("removed_records_total", "Records removed by retention and purges.", unit: .records)
+        { $0.removedRecords },
+        counter("removed_bytes_total", "Bytes of those records.", unit: .bytes) {
+            $0.removedBytes
+        },
+        counter("removed_segments_total", "Segment files removed by retention and purges.") {
+            $0.removedSegments
+        },
+        counter(
+            "skipped_records_total",
+            "Offsets that subscriptions stood at or before when they were removed.",
+            unit: .records
+        ) { $0.skippedRecords },
         report("tail_used_bytes", .gauge, .bytes, "Memory that holds the newest records.") {
             Sample($0.tailUsedBytes)
         },
@@ -385,6 +429,21 @@ package enum MetricTable {
         },
         partition("lost_records", .gauge, .records, "Offsets in lost ranges.") { $0.lostRecords },
         partition("segments", .gauge, .none, "Segment files.") { UInt64($0.segments) },
+        partition("retention_bytes", .gauge, .bytes, "What is kept at least; 0: no limit.") {
+            $0.retentionBytes
+        },
+        Metric("queue_retention_seconds", .gauge, .seconds, "Age that is kept; 0: no limit.") {
+            source in
+            (source.published.report?.partitions ?? []).map {
+                Sample(
+                    seconds: Double($0.retentionMilliseconds) / 1000,
+                    [("queue", $0.queue), ("partition", "\($0.index)")]
+                )
+            }
+        },
+        partition("retention_records", .gauge, .records, "What is kept at least; 0: no limit.") {
+            $0.retentionRecords
+        },
         partition("epoch", .gauge, .none, "Raised when records were lost.") { UInt64($0.epoch) },
     ]
 
@@ -396,6 +455,11 @@ package enum MetricTable {
         group("lag_seconds", .seconds, "Age of the oldest of those records.") {
             Sample(seconds: $0.lagSeconds)
         },
+        group(
+            "skipped_records",
+            .records,
+            "Offsets that were removed before the group had acked them."
+        ) { Sample($0.skippedRecords) },
         group("ack_floor_offset", .none, "The first offset that is not acked.") {
             Sample($0.ackFloor)
         },

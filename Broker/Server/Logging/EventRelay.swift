@@ -142,6 +142,16 @@ extension ShardEvent {
             )
         case .groupChanged(let what):
             (.info, "group-changed", what, [:])
+        case .groupSkipped(let what):
+            (.warning, "group-skipped", what, [:])
+        case .diskLevel(let level, let what):
+            (level == .ok ? .notice : .warning, "disk-\(level.name)", what, [:])
+        case .spaceAwaited(let what):
+            (.error, "disk-full", "waiting for room on the disk: \(what)", [:])
+        case .spaceFound:
+            (.notice, "disk-room", "the disk has room again: what waited is written", [:])
+        case .clockStepped(let what):
+            (.warning, "clock-stepped", what, [:])
         }
     }
 }

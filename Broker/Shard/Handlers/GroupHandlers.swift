@@ -59,7 +59,8 @@ extension ShardMachine {
         return GroupInfo(
             id: group.id, queue: queue.name, name: group.name, mode: "ordered",
             generation: group.generation, members: group.members.map(\.name), lagRecords: lag,
-            cursors: cursors)
+            cursors: cursors,
+            skippedRecords: withCursors && group.skipped.contains { $0 > 0 } ? group.skipped : [])
     }
 
     /// A group's place in one partition. Lag is told also when nobody is connected.
@@ -157,7 +158,10 @@ extension ShardMachine {
                         deliveredRecords: partition.pointee.deliveredRecords,
                         deliveredBytes: partition.pointee.deliveredBytes,
                         segments: partition.pointee.log.segments.count,
-                        epoch: partition.pointee.log.epoch))
+                        epoch: partition.pointee.log.epoch,
+                        retentionBytes: queue.retention.bytes,
+                        retentionMilliseconds: queue.retention.ageMilliseconds,
+                        retentionRecords: queue.retention.records))
             }
         }
         for group in state.groups.values.sorted(by: { $0.id < $1.id }) {
@@ -170,7 +174,8 @@ extension ShardMachine {
                         queue: queue.name, group: group.name, index: UInt32(index),
                         members: group.members.count, ackFloor: cursor.ackFloor,
                         lagRecords: cursor.lagRecords, lagBytes: cursor.lagBytes,
-                        lagSeconds: Double(cursor.lagMilliseconds) / 1000, state: cursor.state,
+                        lagSeconds: Double(cursor.lagMilliseconds) / 1000,
+                        skippedRecords: group.skipped[index], state: cursor.state,
                         stateSeconds: Double(cursor.stateMilliseconds) / 1000))
             }
         }
@@ -182,6 +187,7 @@ extension ShardMachine {
             journalUsedBytes: journal.usedBytes,
             journalCapacityBytes: journal.geometry.capacity,
             journalBytesWritten: journal.bytesWritten, journalWrites: journal.writes,
-            tailUsedBytes: state.pool.usedBytes, tailLimitBytes: limits.tailBytesMax)
+            tailUsedBytes: state.pool.usedBytes, tailLimitBytes: limits.tailBytesMax,
+            disk: disk.space, diskLevel: diskLevel, awaitsSpace: !hold.isEmpty)
     }
 }

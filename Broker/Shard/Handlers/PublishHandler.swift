@@ -19,7 +19,9 @@ extension ShardMachine {
                 connectionIndex, header, .partitionNotFound, "no partition \(header.stream)")
         }
         let status = BatchHeader.check(batch, count: batchBytes)
-        guard status == .ok, header.argument == 0, tlvBytes == 0, stage == .ready, !hasFailed else {
+        guard status == .ok, header.argument == 0, tlvBytes == 0, stage == .ready, !hasFailed,
+            !refusesPublishes
+        else {
             return publishSpecial(
                 connectionIndex, connection, header, frame, batchStatus: status)
         }
@@ -54,6 +56,12 @@ extension ShardMachine {
             return refusePublish(
                 connectionIndex, header, .storageFailed,
                 "this shard stopped confirming: \(failure)")
+        }
+        if refusesPublishes {
+            return refuseForSpace(
+                Request(
+                    connection: connectionIndex, header: header,
+                    body: UnsafeRawBufferPointer(start: nil, count: 0)))
         }
         if header.argument != 0, isPastDeadline(connection, header) {
             return refusePublish(

@@ -27,6 +27,9 @@ extension ShardMachine {
                 "\(create.partitions) partitions; 1 to \(limits.partitionsPerQueueMax) are possible"
             )
         }
+        guard create.retention.isValid else {
+            return refuse(request, .badRequest, Self.retentionRefusal)
+        }
         guard state.queue(named: create.name) == nil else {
             return refuse(request, .queueExists, "queue \(create.name) exists")
         }
@@ -40,7 +43,7 @@ extension ShardMachine {
         let queue = Queue(
             id: state.nextQueue, name: create.name, level: level,
             createdAt: now.wall.nanoseconds, labels: create.labels,
-            partitions: (0..<create.partitions).map { first + $0 })
+            partitions: (0..<create.partitions).map { first + $0 }, retention: create.retention)
         if let refused = refuseTooLarge(request, planned(queue)) { return refused }
         guard change(.queueCreated(queue)) else { return .park }
         return reply(request, info(of: queue, withPartitions: true))
@@ -59,6 +62,10 @@ extension ShardMachine {
                 request, .changeNotOffered, "the durability level of a queue does not change")
         }
         queue.merge(labels: alter.labels)
+        queue.retention = queue.retention.changed(by: alter.retention)
+        guard queue.retention.isValid else {
+            return refuse(request, .badRequest, Self.retentionRefusal)
+        }
         if let refused = refuseTooLarge(request, info(of: queue, withPartitions: true)) {
             return refused
         }
@@ -114,6 +121,9 @@ extension ShardMachine {
         return reply(request, QueueListReply(queues: queues, more: queues.count < names.count))
     }
 
+    private static let retentionRefusal =
+        "retention by age takes 1 s to 36500 d, by bytes and records any number; 0 is no limit"
+
     /// What a page of a list may hold, so that the frame fits what the client takes.
     func replyBytesMax(_ request: Request) -> Int {
         min(60_000, Int(connections[request.connection].pointee.frameBytesMax) - 256)
@@ -130,7 +140,7 @@ extension ShardMachine {
                     id: id, index: UInt32(index), shard: 0, epoch: 1, startOffset: 0,
                     committedOffset: 0, endOffset: 0, bytes: 0, segmentOffset: 0, segments: 0,
                     records: 0, lostRecords: 0)
-            })
+            }, retention: queue.retention)
     }
 
     func info(of queue: Queue, withPartitions: Bool) -> QueueInfo {
@@ -140,9 +150,7 @@ extension ShardMachine {
         for id in queue.partitions {
             guard let index = state.index(ofPartition: id) else { continue }
             let partition = state.partitions[index]
-            let held =
-                partition.pointee.log.endOffset - partition.pointee.log.startOffset
-            let kept = held - min(held, partition.pointee.lostRecords)
+            let kept = partition.pointee.records
             records += kept
             bytes += partition.pointee.log.bytes
             guard withPartitions else { continue }
@@ -161,6 +169,7 @@ extension ShardMachine {
         return QueueInfo(
             id: queue.id, name: queue.name, level: queue.level.rawValue,
             partitionCount: UInt32(queue.partitions.count), createdAt: queue.createdAt,
-            labels: queue.labels, records: records, bytes: bytes, partitions: partitions)
+            labels: queue.labels, records: records, bytes: bytes, partitions: partitions,
+            retention: queue.retention)
     }
 }

@@ -86,7 +86,13 @@ extension ShardMachine {
             pair("server_id", hex(identity.serverID)),
             pair("server_epoch", term),
             pair("stage", "\(stage)"),
-            pair("storage", counters.storageFailure ?? "ok"),
+            pair(
+                "storage",
+                counters.storageFailure ?? (hold.isEmpty ? "ok" : "waits for room: \(hold.what)")),
+            pair("disk_level", diskLevel.name),
+            pair("disk_used_percent", disk.space.map { "\($0.usedPercent)" } ?? "unknown"),
+            pair("disk_total_bytes", disk.space.map { "\($0.totalBytes)" } ?? "unknown"),
+            pair("disk_available_bytes", disk.space.map { "\($0.availableBytes)" } ?? "unknown"),
             pair("shards", Set(addresses.map(\.shard)).count),
             pair("queues", state.queues.count),
             pair("partitions", state.partitions.indices.count),
@@ -119,6 +125,9 @@ extension ShardMachine {
             pair("limit_tail_bytes", limits.tailBytesMax),
             pair("limit_segment_bytes", limits.segmentBytes),
             pair("limit_files", limits.filesMax),
+            pair("limit_disk_warn_percent", limits.diskMarks.warn),
+            pair("limit_disk_refuse_percent", limits.diskMarks.refuse),
+            pair("limit_disk_reads_only_percent", limits.diskMarks.readsOnly),
         ]
         facts += hostFacts
         return facts

@@ -144,7 +144,8 @@ extension ShardMachine {
         case .start: (partition.pointee.log.startOffset, 0)
         case .end: (partition.pointee.committed, 0)
         case .offset(let offset): (max(offset, partition.pointee.log.startOffset), 0)
-        case .time(let time): (offset(ofTime: time, partition), time)
+        case .time(let time):
+            (max(offset(ofTime: time, partition), partition.pointee.log.startOffset), time)
         }
     }
 

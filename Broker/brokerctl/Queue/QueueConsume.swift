@@ -185,7 +185,7 @@ private struct RecordPrinter {
     ) throws(Failure) {
         reached.removeAll()
         let assigned = subscriptions.flatMap(\.assignment.partitions)
-        adopt(assigned)
+        try adopt(assigned)
         while !isDone {
             var isQuiet = true
             for subscription in subscriptions {
@@ -303,10 +303,13 @@ private struct RecordPrinter {
     }
 
     /// Nothing below what is printed is printed again, wherever a group begins.
-    private mutating func adopt(_ partitions: [AssignedPartition]) {
+    private mutating func adopt(_ partitions: [AssignedPartition]) throws(Failure) {
         var kept: [UInt32: UInt64] = [:]
         for assigned in partitions {
             let id = assigned.partition
+            if let before = positions[id], before < assigned.nextOffset, command.group.isEmpty {
+                try print(Skipped(partition: id, from: before, to: assigned.nextOffset))
+            }
             positions[id] = max(positions[id] ?? 0, assigned.nextOffset)
             // A partition that stays keeps its place in the stream.
             kept[id] = reached[id] ?? assigned.nextOffset
@@ -322,7 +325,10 @@ private struct RecordPrinter {
         case .lost(let range):
             try print(range)
             reached[range.partition] = range.offsets.upperBound
-        case .assigned(let assignment): adopt(assignment.partitions)
+        case .skipped(let skipped):
+            try print(skipped)
+            reached[skipped.partition] = skipped.to
+        case .assigned(let assignment): try adopt(assignment.partitions)
         case .acked: break
         case .ackRefused(_, let refused):
             // Another member has the partition now; it will get these records again.
@@ -390,6 +396,28 @@ private struct RecordPrinter {
         positions[range.partition] = range.offsets.upperBound
     }
 
+    /// Nothing of a skipped range is acked: the group's floor is behind it already.
+    private mutating func print(_ skipped: Skipped) throws(Failure) {
+        guard skipped.to > positions[skipped.partition] ?? 0 else { return }
+        if command.global.output == .json {
+            output.append { bytes in
+                JSONText.append(
+                    ConsumeRows.json(skipped, index: indexes[skipped.partition]),
+                    indent: nil,
+                    to: &bytes
+                )
+                bytes.append(UInt8(ascii: "\n"))
+            }
+        } else {
+            try output.flush()
+            ControlTool.complain(
+                "skipped: partition \(indexes[skipped.partition] ?? skipped.partition), offsets "
+                    + "\(skipped.from) ..< \(skipped.to) were removed before they were delivered"
+            )
+        }
+        positions[skipped.partition] = skipped.to
+    }
+
     /// Writes what is printed, and then acks it, in this order: what was acked has been seen.
     private mutating func settle(_ subscriptions: [Subscription]) throws(Failure) {
         try output.flush()
@@ -429,7 +457,7 @@ private struct RecordPrinter {
                     .refused(refused)
                 )
             case .ended(let refused): throw .client(attempt: attempt, .refused(refused))
-            case .records, .lost, .assigned, .acked, nil: break
+            case .records, .lost, .skipped, .assigned, .acked, nil: break
             }
         }
     }
@@ -467,13 +495,26 @@ package enum ConsumeRows {
     }
 
     package static func json(_ range: LostRange, index: UInt32?) -> JSONValue {
+        json("lost", index, from: range.offsets.lowerBound, to: range.offsets.upperBound)
+    }
+
+    package static func json(_ skipped: Skipped, index: UInt32?) -> JSONValue {
+        json("skipped", index, from: skipped.from, to: skipped.to)
+    }
+
+    private static func json(
+        _ name: String,
+        _ index: UInt32?,
+        from: UInt64,
+        to: UInt64
+    ) -> JSONValue {
         .object([
             (
-                "lost",
+                name,
                 .object([
                     ("partition", index.map { .number(UInt64($0)) } ?? .null),
-                    ("from", .number(range.offsets.lowerBound)),
-                    ("to", .number(range.offsets.upperBound)),
+                    ("from", .number(from)),
+                    ("to", .number(to)),
                 ])
             )
         ])
