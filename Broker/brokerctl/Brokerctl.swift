@@ -39,7 +39,8 @@ struct Queue: ParsableCommand {
         CommandConfiguration(
             abstract: "Queues: named, partitioned logs of records.",
             subcommands: [
-                Create.self, List.self, Info.self, Alter.self, Remove.self, Publish.self,
+                Create.self, List.self, Info.self, Alter.self, Purge.self, Remove.self,
+                Publish.self,
                 Consume.self,
             ]
         )

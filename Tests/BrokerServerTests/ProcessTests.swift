@@ -36,6 +36,7 @@ enum ControlTool {
         tool.standardError = FileHandle(forWritingAtPath: path)
         try tool.run()
         // Who is refused at once may be gone before it has read all.
+        signal(SIGPIPE, SIG_IGN)
         try? lines.fileHandleForWriting.write(contentsOf: Data(input.utf8))
         try lines.fileHandleForWriting.close()
         let data = output.fileHandleForReading.readDataToEndOfFile()

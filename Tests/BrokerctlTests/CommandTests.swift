@@ -44,7 +44,12 @@ import brokerctl
             ["queue", "alter", "a", "--label", "x="],
             ["queue", "alter", "a", "--label", "x=1", "--remove-label", "x"], ["nonsense"],
             ["queue", "ls", "-o", "yaml"], ["queue", "ls", "--server", "nowhere"],
-            ["queue", "rm", "a"], ["queue", "publish", "a"],
+            ["queue", "rm", "a"], ["queue", "publish", "a"], ["queue", "purge", "a"],
+            ["queue", "purge", "a", "--before", "-1"],
+            ["queue", "create", "a", "--retention-bytes", "10 GiB"],
+            ["queue", "create", "a", "--retention-age", "7"],
+            ["queue", "create", "a", "--retention-age", "999ms"],
+            ["queue", "alter", "a", "--retention-records", "18446744073709551615"],
             ["queue", "publish", "a", "--lines", "-", "--key-field", "0"],
             ["queue", "publish", "a", "--lines", "/no/such/file"],
             ["queue", "publish", "a", "--lines", "-", "--window", "0"],
@@ -66,7 +71,7 @@ import brokerctl
     func help() throws {
         let verbs = [
             "server status", "queue create", "queue ls", "queue info", "queue alter", "queue rm",
-            "queue publish", "queue consume", "group ls", "group info",
+            "queue publish", "queue consume", "queue purge", "group ls", "group info",
         ]
         for verb in verbs {
             let result = try run(verb.split(separator: " ").map(String.init) + ["--help"])
@@ -85,6 +90,85 @@ import brokerctl
         let result = try run(["--generate-completion-script", "bash"])
         #expect(result.code == 0)
         #expect(result.output.contains("brokerctl"))
+        for name in ["purge", "--retention-bytes", "--retention-age", "--retention-records"] {
+            #expect(result.output.contains(name))
+        }
+    }
+
+    @Test("sizes and ages are read as they are written for brokerd, and a bare age is no age")
+    func limits() {
+        for (text, bytes) in [
+            ("10GiB", UInt64(10) << 30), ("1TB", 1_000_000_000_000), ("5kB", 5000), ("4096", 4096),
+            ("0", 0),
+        ] { #expect(ByteSize(argument: text)?.bytes == bytes) }
+        for text in ["", "GiB", "1.5GiB", "-1", "18446744073709551615", "99999999TiB", "1 MiB"] {
+            #expect(ByteSize(argument: text) == nil, "\(text)")
+        }
+        for (text, milliseconds) in [
+            ("7d", UInt64(604_800_000)), ("36h", 129_600_000), ("90s", 90_000), ("1500ms", 1500),
+            ("0", 0), ("0s", 0), ("36500d", 3_153_600_000_000),
+        ] { #expect(Age(argument: text)?.milliseconds == milliseconds) }
+        for text in ["7", "d", "999ms", "36501d", "1w", "-1d"] {
+            #expect(Age(argument: text) == nil, "\(text)")
+        }
+    }
+
+    @Test("limits go to the server and come back; a purge asks, and says what is left")
+    func retention() throws {
+        let server = TinyBroker().serve()
+        let to = ["--server", "\(server.address)"]
+        let made = try run(
+            ["queue", "create", "orders", "--retention-bytes", "10GiB", "--retention-age", "7d"]
+                + to
+        )
+        #expect(made.code == 0, "\(made.errors)")
+        #expect(made.output.contains("10.0 GiB") && made.output.contains("7 d 0 h"))
+        let altered = try run(
+            [
+                "queue", "alter", "orders", "--retention-records", "5", "--retention-age", "0",
+                "-o",
+                "json",
+            ] + to)
+        let object = try #require(
+            try JSONSerialization.jsonObject(with: Data(altered.output.utf8)) as? [String: Any])
+        #expect(object["retention_bytes"] as? UInt64 == 10 << 30)
+        #expect(object["retention_nanoseconds"] is NSNull)
+        #expect(object["retention_records"] as? Int == 5)
+        let listed = try run(["queue", "ls"] + to)
+        #expect(listed.output.contains("KEEP RECORDS"))
+        _ = try run(["queue", "publish", "orders", "--lines", "-"] + to, input: "a\nb\nc\n")
+        let refused = try run(["queue", "purge", "orders"] + to, input: "orders\n")
+        #expect(refused.code == 2 && refused.errors.contains("--yes is required"))
+        let wrong = try run(["queue", "purge", "orders", "--yes", "--partition", "1"] + to)
+        #expect(wrong.code == 2 && wrong.errors.contains("partitions 0 to 0"))
+        let purged = try run(
+            [
+                "queue", "purge", "orders", "--yes", "--partition", "0", "--before", "2", "-o",
+                "json",
+            ]
+                + to)
+        #expect(purged.code == 0, "\(purged.errors)")
+        #expect(purged.output.contains("\"start_offset\": 2"))
+        withExtendedLifetime(server) {}
+    }
+
+    @Test("a skipped range is said, in JSON among the records, otherwise on standard error")
+    func skipped() throws {
+        let broker = TinyBroker()
+        let server = broker.serve()
+        let to = ["--server", "\(server.address)"]
+        _ = try run(["queue", "create", "q"] + to)
+        let publish = ["queue", "publish", "q", "--lines", "-", "--batch", "1"]
+        _ = try run(publish + to, input: "a\nb\nc\nd\n")
+        broker.skip(1..<3, of: 9)
+        let json = try run(["queue", "consume", "q", "--until-end", "-o", "json"] + to)
+        let lines = json.output.split(separator: "\n")
+        #expect(lines.count == 3, "\(json.output)")
+        #expect(lines.dropFirst().first == #"{"skipped":{"partition":0,"from":1,"to":3}}"#)
+        let plain = try run(["queue", "consume", "q", "--until-end"] + to)
+        #expect(plain.output == "a\nd\n")
+        #expect(plain.errors.contains("skipped: partition 0, offsets 1 ..< 3"))
+        withExtendedLifetime(server) {}
     }
 
     @Test("where nobody listens the exit code is 3", arguments: ["queue ls", "server status"])

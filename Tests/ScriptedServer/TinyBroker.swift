@@ -21,6 +21,7 @@ package final class TinyBroker: Sendable {
         var producers: UInt64 = 0
         var publishes = 0
         var acks: [UInt32: UInt64] = [:]
+        var skips: [UInt32: Range<UInt64>] = [:]
     }
     private let state = Mutex(State())
     private let fault: @Sendable (_ publish: Int) -> Fault
@@ -58,6 +59,11 @@ package final class TinyBroker: Sendable {
         }
     }
 
+    /// Subscriptions are told that these offsets, which begin and end with a batch, were removed.
+    package func skip(_ range: Range<UInt64>, of partition: UInt32) {
+        state.withLock { $0.skips[partition] = range }
+    }
+
     /// The highest acked offset by partition.
     package var acks: [UInt32: UInt64] { state.withLock { $0.acks } }
 
@@ -66,6 +72,17 @@ package final class TinyBroker: Sendable {
             switch frame.opcode {
             case .queueCreate: create(frame, &state)
             case .queueAlter: alter(frame, &state)
+            case .queuePurge:
+                with(frame, QueuePurgeRequest.self, \.name, &state) { queue, state in
+                    let before = (try? frame.message(QueuePurgeRequest.self))?.before ?? 0
+                    var queue = described(queue, &state)
+                    for index in queue.partitions.indices {
+                        queue.partitions[index].startOffset = min(
+                            before, queue.partitions[index].endOffset)
+                    }
+                    state.queues[queue.name] = queue
+                    return queue
+                }
             case .queueDescribe:
                 with(frame, QueueNameRequest.self, \.name, &state) { described($0, &$1) }
             case .queueDelete:
@@ -161,15 +178,18 @@ package final class TinyBroker: Sendable {
         state.nextID += request.partitions
         var queue = Scripts.queue(request.name, ids: ids, level: level)
         queue.labels = request.labels
+        queue.retention = request.retention
         state.queues[request.name] = queue
         for id in ids { state.partitions[id] = Partition(id: id) }
         return [.send(Scripts.reply(to: frame, queue))]
     }
 
     private func alter(_ frame: Frame, _ state: inout State) -> [ScriptServer.Action] {
-        let labels = (try? frame.message(QueueAlterRequest.self))?.labels ?? []
+        let request = try? frame.message(QueueAlterRequest.self)
+        let labels = request?.labels ?? []
         return with(frame, QueueAlterRequest.self, \.name, &state) { queue, state in
             var queue = queue
+            queue.retention = queue.retention.changed(by: request?.retention ?? .unchanged)
             for label in labels {
                 queue.labels.removeAll { $0.name == label.name }
                 if !label.value.isEmpty { queue.labels.append(label) }
@@ -266,6 +286,21 @@ package final class TinyBroker: Sendable {
                     bytes.baseAddress.map { StoredBatch.endOffset(at: $0) } ?? 0
                 }
                 guard end > from else { continue }
+                if let skip = state.skips[info.id], skip.contains(batch.base) {
+                    guard batch.base == skip.lowerBound else { continue }
+                    let push = Skipped(
+                        partition: info.id, from: skip.lowerBound, to: skip.upperBound)
+                    deliveries.append(
+                        .send(
+                            FrameHeader(
+                                opcode: .skipped,
+                                flags: FrameHeader.pushFlag,
+                                stream: frame.header.stream
+                            ).frame(body: push.encoded)
+                        )
+                    )
+                    continue
+                }
                 delivered += end - batch.base
                 deliveries.append(
                     .send(

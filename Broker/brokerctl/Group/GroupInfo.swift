@@ -9,7 +9,8 @@ extension Group {
                 abstract: "Show a group's place in each partition, and how far behind it is.",
                 discussion: """
                     LAG AGE is the age of the oldest record that is not acked. STATE says what the \
-                    delivery to the member waits for, SINCE how long it has been so.
+                    delivery to the member waits for, SINCE how long it has been so. SKIPPED counts the \
+                    offsets that retention or a purge removed before the group had acked them.
 
                     Examples:
                       brokerctl group info orders billing

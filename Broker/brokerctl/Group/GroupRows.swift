@@ -36,14 +36,19 @@ enum GroupRows {
             .init("high_watermark", "HIGH WATERMARK"), .init("lag_records", "LAG"),
             .init("lag_bytes", "LAG SIZE"), .init("lag_nanoseconds", "LAG AGE"),
             .init("member"), .init("state"), .init("state_nanoseconds", "SINCE"),
+            .init("skipped_records", "SKIPPED"),
         ])
-        for cursor in group.cursors.sorted(by: { $0.index < $1.index }) {
+        var cursors = group.cursors.enumerated().map { place, cursor in
+            (cursor, place < group.skippedRecords.count ? group.skippedRecords[place] : 0)
+        }
+        cursors.sort { $0.0.index < $1.0.index }
+        for (cursor, skipped) in cursors {
             rows.append([
                 .count(UInt64(cursor.index)), .count(UInt64(cursor.partition)),
                 .count(cursor.ackFloor), .count(cursor.highWatermark), .count(cursor.lagRecords),
                 .bytes(cursor.lagBytes), duration(milliseconds: cursor.lagMilliseconds),
                 cursor.member.isEmpty ? .none : .text(cursor.member), .text(cursor.state),
-                duration(milliseconds: cursor.stateMilliseconds),
+                duration(milliseconds: cursor.stateMilliseconds), .count(skipped),
             ])
         }
         return rows

@@ -6,13 +6,15 @@ extension Queue {
     struct Alter: ParsableCommand {
         static var configuration: CommandConfiguration {
             CommandConfiguration(
-                abstract: "Set or remove labels of a queue.",
+                abstract: "Change a queue's labels or what it keeps.",
                 discussion: """
-                    Labels that are not named stay. Prints the queue as it is then.
+                    Labels and limits that are not named stay. A lower limit removes records soon. Prints the
+                    queue as it is then.
 
                     Examples:
                       brokerctl queue alter orders --label owner=trading
                       brokerctl queue alter orders --label tier=1 --remove-label owner
+                      brokerctl queue alter orders --retention-age 30d --retention-records 0
                     """
             )
         }
@@ -30,10 +32,13 @@ extension Queue {
             help: ArgumentHelp("A label to remove; may be repeated.", valueName: "name")
         )
         var removeLabel: [String] = []
+        @OptionGroup var retention: RetentionOptions
 
         func validate() throws {
-            guard !label.isEmpty || !removeLabel.isEmpty else {
-                throw ValidationError("nothing to change: give --label or --remove-label")
+            guard !label.isEmpty || !removeLabel.isEmpty || retention.isGiven else {
+                throw ValidationError(
+                    "nothing to change: give --label, --remove-label or a --retention"
+                )
             }
             if let both = removeLabel.first(where: { name in
                 label.contains { $0.name == name }
@@ -49,7 +54,11 @@ extension Queue {
             let queue = try attempting("alter queue \(name)") { () throws(ClientError) in
                 try connection.request(
                     .queueAlter,
-                    QueueAlterRequest(name: name, labels: changes),
+                    QueueAlterRequest(
+                        name: name,
+                        labels: changes,
+                        retention: retention.retention(absent: .max)
+                    ),
                     reply: QueueInfo.self,
                     timeoutMilliseconds: global.timeoutMilliseconds
                 )

@@ -13,6 +13,7 @@ extension Queue {
                     Examples:
                       brokerctl queue create orders --partitions 8
                       brokerctl queue create marketdata --durability memory --label owner=feeds
+                      brokerctl queue create trades --retention-bytes 10GiB --retention-age 7d
                     """
             )
         }
@@ -34,6 +35,7 @@ extension Queue {
             help: ArgumentHelp("A label; may be repeated.", valueName: "name=value")
         )
         var label: [Label] = []
+        @OptionGroup var retention: RetentionOptions
 
         func validate() throws {
             guard partitions > 0 else { throw ValidationError("--partitions takes 1 or more") }
@@ -48,7 +50,8 @@ extension Queue {
                         name: name,
                         partitions: partitions,
                         level: durability.level,
-                        labels: label.map(\.pair)
+                        labels: label.map(\.pair),
+                        retention: retention.retention(absent: 0)
                     ),
                     reply: QueueInfo.self,
                     timeoutMilliseconds: global.timeoutMilliseconds

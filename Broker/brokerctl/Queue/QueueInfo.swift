@@ -10,7 +10,8 @@ extension Queue {
                 discussion: """
                     START, COMMITTED and END are offsets: what is kept begins at START, what may be \
                     delivered ends below COMMITTED, and the next record gets END. LOST counts \
-                    offsets that a crash took from a queue below synced.
+                    offsets that a crash took from a queue below synced. KEEP SIZE, AGE and RECORDS are \
+                    the limits of each partition.
 
                     Examples:
                       brokerctl queue info orders

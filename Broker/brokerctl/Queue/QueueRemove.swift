@@ -1,6 +1,5 @@
 internal import ArgumentParser
 internal import BlockingClient
-internal import Glibc
 internal import WireProtocol
 
 extension Queue {
@@ -53,26 +52,18 @@ extension Queue {
             )
         }
 
-        /// Asks on standard error, so that standard output stays the answer's.
         private func confirm(_ queue: QueueInfo) throws(Failure) {
-            let question = """
+            try Question.ask(
+                """
                 This deletes queue \(queue.name): \(queue.partitionCount) partitions, \
                 \(queue.records) records, \(HumanText.size(queue.bytes)), \
                 \(QueueRows.level(queue.level)), and the progress of its groups. It cannot be \
                 undone.
                 Type the queue's name to go on:\u{20}
-                """
-            let bytes = Array(question.utf8)
-            _ = write(ControlTool.streams.errors, bytes, bytes.count)
-            var answer: [UInt8] = []
-            var byte: UInt8 = 0
-            while read(ControlTool.streams.input, &byte, 1) == 1, byte != UInt8(ascii: "\n") {
-                answer.append(byte)
-            }
-            let typed = String(decoding: answer, as: UTF8.self)
-            guard typed.split(separator: " ").joined() == queue.name else {
-                throw .declined("queue \(queue.name) was not deleted")
-            }
+                """,
+                expecting: queue.name,
+                otherwise: "queue \(queue.name) was not deleted"
+            )
         }
     }
 }

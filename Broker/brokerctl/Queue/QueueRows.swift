@@ -17,7 +17,24 @@ enum QueueRows {
             (.init("bytes", "SIZE"), .bytes(queue.bytes)),
             (.init("created_at", "CREATED"), .time(queue.createdAt)),
             (.init("labels"), labels(queue.labels)),
+            (.init("retention_bytes", "KEEP SIZE"), limit(queue.retention.bytes) { .bytes($0) }),
+            (
+                .init("retention_nanoseconds", "KEEP AGE"),
+                limit(queue.retention.ageMilliseconds) { milliseconds in
+                    let (age, overflow) = milliseconds.multipliedReportingOverflow(by: 1_000_000)
+                    return .duration(overflow ? .max : age)
+                }
+            ),
+            (
+                .init("retention_records", "KEEP RECORDS"),
+                limit(queue.retention.records) { .count($0) }
+            ),
         ]
+    }
+
+    /// Of each partition; nothing where there is no limit.
+    private static func limit(_ value: UInt64, _ cell: (UInt64) -> Cell) -> Cell {
+        value == 0 ? .none : cell(value)
     }
 
     static func list(_ queues: [QueueInfo]) -> Rows {
