@@ -104,7 +104,7 @@ struct ReadBack {
                     ),
                     indexes
                 )
-            case .assigned, .acked, .ackRefused, .ended: break
+            case .assigned, .acked, .ackRefused, .ended, .skipped: break
             }
         }
         let (_, summary) = try QueueReader.check(
