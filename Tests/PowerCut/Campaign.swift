@@ -140,7 +140,7 @@ struct Campaign {
 
     private mutating func cut(_ recording: Recording) throws {
         counts.cuts += 1
-        if settings.control == .lyingDisk { return try cutLying(recording, choosePlace(recording)) }
+        if settings.control == .lyingDisk { return try cutLying(recording) }
         let survivals = PowerCut.Survival.allCases
         let survival = survivals[counts.cuts % survivals.count]
         // Most places of a log have nothing unsynced before them.
@@ -263,9 +263,11 @@ struct Campaign {
 
     /// A disk that answers flushes and keeps what it has written so far, in order: the filesystem
     /// is whole, and what was confirmed since is gone.
-    private mutating func cutLying(_ recording: Recording, _ place: Int) throws {
-        // So many of the last writes were in its cache.
-        let kept = max(recording.start, place - 1 - random.below(400))
+    private mutating func cutLying(_ recording: Recording) throws {
+        var (place, kept) = chooseLie(recording)
+        for _ in 0..<Self.attemptsMax where !Self.isLie(recording.history.before(place), kept) {
+            (place, kept) = chooseLie(recording)
+        }
         let memory = DiskMemory(try DiskMemory.take(Recording.diskBytes))
         let honest = PowerCut(place: kept, survival: .all, seed: 0)
         _ = honest.apply(recording.log, to: memory, sectorBytes: 512)
@@ -277,21 +279,31 @@ struct Campaign {
         counts.add(facts)
         let cut = PowerCut(place: place, survival: .none, seed: 0)
         let history = recording.history.before(place)
-        // Only what was sent after that place can't be there: a confirm of it had to be a lie.
-        let lies = history.queues.contains { queue in
-            queue.isSynced && queue.deleteAskedAt == nil
-                && queue.producers.contains { producer in
-                    producer.batches.contains { $0.sentAt > kept && $0.confirmedAt != nil }
-                }
-        }
         let broken = counts.broken
         _ = try judge(memory, history, recording, cut, resends: false)
-        if lies {
+        if Self.isLie(history, kept) {
             counts.hadToBreak += 1
             if counts.broken == broken {
                 Console.line("! cut \(counts.cuts) took confirmed records, and nothing was found")
                 counts.missed += 1
             }
+        }
+    }
+
+    /// Where the power is cut, and how much of the log the disk has kept: so many of the last writes
+    /// were in its cache.
+    private mutating func chooseLie(_ recording: Recording) -> (place: Int, kept: Int) {
+        let place = choosePlace(recording)
+        return (place, max(recording.start, place - 1 - random.below(400)))
+    }
+
+    /// Whether something was confirmed that can't be there, since it was sent after what is kept.
+    private static func isLie(_ history: ClientHistory, _ kept: Int) -> Bool {
+        history.queues.contains { queue in
+            queue.isSynced && queue.deleteAskedAt == nil
+                && queue.producers.contains { producer in
+                    producer.batches.contains { $0.sentAt > kept && $0.confirmedAt != nil }
+                }
         }
     }
 
