@@ -57,6 +57,17 @@ package final class SimulatedDisk: RecoveryStorage {
 
     package init() {}
 
+    /// A disk with these files, all on stable storage.
+    package convenience init(files: [FileName: [UInt8]]) {
+        self.init()
+        for (name, bytes) in files.sorted(by: { $0.key.path < $1.key.path }) {
+            guard let inode = open(name, create: true) else { continue }
+            inodes[inode] = Inode(
+                durable: bytes, pending: [], length: bytes.count, durableLength: bytes.count)
+        }
+        for directory in StorageDirectory.allCases { completeDirectorySync(directory) }
+    }
+
     // MARK: what a crash leaves
 
     /// How much of what is not on stable storage a power cut keeps.
