@@ -160,7 +160,9 @@ public struct DurableState: ~Copyable {
     private mutating func add(_ partition: consuming Partition) {
         let id = partition.id
         guard let index = partitions.insert(partition) else { return }
-        while partitionIndex.count <= Int(id) { partitionIndex.append(-1) }
+        if partitionIndex.count <= Int(id) {
+            partitionIndex += repeatElement(-1, count: Int(id) + 1 - partitionIndex.count)
+        }
         partitionIndex[Int(id)] = index
     }
 
@@ -325,26 +327,35 @@ public struct DurableState: ~Copyable {
             term: try parser.u64(), termStart: try parser.u64(), journal: try parser.u64(),
             replayFrom: try parser.u64(), wallTime: try parser.u64(), isClean: try parser.bool())
         if version >= 2 { position.boot = try parser.u64() }
+        guard Self.isLawful(position) else { throw .invalid }
         nextQueue = try parser.u32()
         nextPartition = try parser.u32()
         nextProducer = try parser.u64()
         nextGroup = try parser.u32()
+        guard (1..<UInt32.max).contains(nextQueue), (1..<UInt32.max).contains(nextGroup),
+            (1...Self.partitionIDsMax).contains(nextPartition),
+            (1..<UInt64.max).contains(nextProducer)
+        else { throw .invalid }
         var ends: [UInt32: UInt64] = [:]
         for _ in 0..<(try parser.count(itemBytesMin: 23)) {
             let queue = try Queue(from: &parser, hasRetention: version >= 3)
-            for index in queue.partitions.indices {
+            guard isNew(queue), queue.id < nextQueue else { throw .invalid }
+            for (index, id) in queue.partitions.enumerated() {
                 let (partition, end) = try Self.partition(
                     from: &parser, version: version, queue: queue, index: UInt32(index))
+                guard partition.id == id, id < nextPartition, Self.isLawful(partition, end: end)
+                else { throw .invalid }
                 ends[partition.id] = end
                 add(partition)
             }
             put(queue)
         }
         for _ in 0..<(try parser.count(itemBytesMin: 20)) {
-            producers.open(
-                Producer(
-                    id: try parser.u64(), epoch: try parser.u16(), name: try parser.string(),
-                    lastSeen: try parser.u64()))
+            let producer = Producer(
+                id: try parser.u64(), epoch: try parser.u16(), name: try parser.string(),
+                lastSeen: try parser.u64())
+            guard Self.isLawful(producer), producer.id < nextProducer else { throw .invalid }
+            producers.open(producer)
         }
         for _ in 0..<(try parser.count(itemBytesMin: 127)) {
             var progress = ProducerProgress(
@@ -358,6 +369,7 @@ public struct DurableState: ~Copyable {
                 progress.runs[run] = SequenceRun(
                     first: try parser.u64(), count: try parser.u64(), offset: try parser.u64())
             }
+            guard Self.isLawful(progress) else { throw .invalid }
             producers.restore(progress)
         }
         for _ in 0..<(try parser.count(itemBytesMin: 14)) {
@@ -368,8 +380,10 @@ public struct DurableState: ~Copyable {
             for _ in 0..<(try parser.count(itemBytesMin: 8)) { cursors.append(try parser.u64()) }
             var skipped = [UInt64](repeating: 0, count: cursors.count)
             if version >= 3 { for index in skipped.indices { skipped[index] = try parser.u64() } }
-            put(
-                ConsumerGroup(id: id, queue: queue, name: name, cursors: cursors, skipped: skipped))
+            let group = ConsumerGroup(
+                id: id, queue: queue, name: name, cursors: cursors, skipped: skipped)
+            guard isNew(group), id < nextGroup else { throw .invalid }
+            put(group)
         }
         return (position, ends)
     }

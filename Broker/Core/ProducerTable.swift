@@ -83,7 +83,7 @@ public struct ProducerProgress {
                 newest = run
             }
         }
-        nextSequence = newest.map { $0.first + $0.count } ?? firstLost ?? nextSequence
+        nextSequence = newest.map { $0.first &+ $0.count } ?? firstLost ?? nextSequence
     }
 
     /// Where the record with `sequence` is, if its run is still kept.

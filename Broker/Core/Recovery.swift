@@ -207,7 +207,9 @@ public struct Recovery {
         let names = try storing { () throws(StorageFailure) in try storage.list(.checkpoints) }
         var sequences: [UInt64] = []
         for name in names {
-            if case .checkpoint(let sequence)? = FileName(directory: .checkpoints, name: name) {
+            if case .checkpoint(let sequence)? = FileName(directory: .checkpoints, name: name),
+                sequence < DurableState.countMax
+            {
                 sequences.append(sequence)
             }
         }
@@ -292,8 +294,10 @@ public struct Recovery {
                 guard isNew else { return }
                 do throws(ByteParserError) {
                     if let change = try StateChange(kind: entry.kind, payload: entry.payload) {
-                        if case .queueDeleted(let id) = change { forgetQueue(id, &state) }
+                        guard state.isLawful(change) else { throw .invalid }
+                        let gone = partitions(thatGoWith: change, state)
                         state.apply(change)
+                        for index in gone { state.forget(partition: index) }
                     }
                 } catch {
                     throw .damaged(
@@ -310,12 +314,12 @@ public struct Recovery {
         return scan
     }
 
-    private func forgetQueue(_ id: UInt32, _ state: inout DurableState) {
-        for partition in state.queues[id]?.partitions ?? [] {
-            if let index = state.index(ofPartition: partition) {
-                state.forget(partition: index)
-            }
-        }
+    /// The places of the partitions that nobody reads or writes once `change` is applied.
+    private func partitions(
+        thatGoWith change: StateChange, _ state: borrowing DurableState
+    ) -> [Int32] {
+        guard case .queueDeleted(let id) = change else { return [] }
+        return (state.queues[id]?.partitions ?? []).compactMap { state.index(ofPartition: $0) }
     }
 
     /// - Returns: how many records it added.
@@ -340,6 +344,13 @@ public struct Recovery {
         }
         let baseOffset = StoredBatch.baseOffset(at: base)
         let endOffset = StoredBatch.endOffset(at: base)
+        guard partition.pointee.level != .memory, endOffset < DurableState.countMax else {
+            throw .storage(
+                StorageFailure(
+                    "the journal has offsets \(baseOffset) ..< \(endOffset) of partition "
+                        + "\(entry.object) at position \(entry.position): no batch that can be there"
+                ))
+        }
         ends[entry.object] = max(ends[entry.object] ?? 0, endOffset)
         if isNew, entry.flags & JournalEntry.carriedFlag == 0, !options.faults.sequenceNotPersisted
         {
@@ -432,10 +443,9 @@ public struct Recovery {
                 partition.pointee.log.restore(endOffset: start)
                 partition.pointee.lostIsUnjournalled = false
             }
-            if level != .memory, let end = ends[id].map({ max($0, start) }),
-                partition.pointee.log.endOffset < end
-            {
-                let missing = partition.pointee.log.endOffset..<end
+            let endBefore = max(ends[id] ?? 0, start)
+            if level != .memory, partition.pointee.log.endOffset < endBefore {
+                let missing = partition.pointee.log.endOffset..<endBefore
                 throw .damaged(
                     file: StorageDirectory.segments.rawValue, offset: 0,
                     what: "offsets \(missing) of partition \(id) are in no segment and not in the "
@@ -556,7 +566,12 @@ public struct Recovery {
             BatchHeader(at: batch + StoredBatch.stampBytes).isLost
         else { return }
         let (base, end) = (StoredBatch.baseOffset(at: batch), StoredBatch.endOffset(at: batch))
-        if base < end { partition.pointee.lostRanges.append(base..<end) }
+        // Of the header's bytes nothing has vouched for these.
+        if base < end, end <= segment.endOffset,
+            base >= partition.pointee.lostRanges.last?.upperBound ?? segment.baseOffset
+        {
+            partition.pointee.lostRanges.append(base..<end)
+        }
     }
 
     /// The whole chunk at `position`, read into `memory`; `nil` when there is none, or it is larger.

@@ -63,6 +63,9 @@ public struct StablePool<Element>: ~Copyable {
         blocks[Int(index) >> Self.blockShift] + (Int(index) & Self.blockMask)
     }
 
+    /// How many slots are in use.
+    public var count: Int { limit - free.count }
+
     /// The indices in use, ascending.
     public var indices: [Int32] { (0..<limit).filter { inUse[$0] }.map(Int32.init) }
 }

@@ -53,7 +53,7 @@ extension ShardMachine {
         for (index, partition) in queue.partitions.enumerated() {
             guard let place = state.index(ofPartition: partition) else { continue }
             let cursor = cursor(of: group, index, place)
-            lag += cursor.lagRecords
+            lag &+= cursor.lagRecords
             if withCursors { cursors.append(cursor) }
         }
         return GroupInfo(
@@ -100,7 +100,7 @@ extension ShardMachine {
         if offset < partition.pointee.log.tailStart {
             for segment in partition.pointee.log.segments where segment.endOffset > offset {
                 let from = offset > segment.baseOffset ? segment.position(of: offset) : 4096
-                bytes += segment.bytes > from ? segment.bytes - from : 0
+                bytes &+= segment.bytes > from ? segment.bytes - from : 0
                 if time == 0 {
                     time = segment.index.last { $0.baseOffset <= offset }?.time ?? 0
                 }

@@ -34,7 +34,8 @@ extension ShardMachine {
             return refuse(request, .queueExists, "queue \(create.name) exists")
         }
         guard state.queues.count < limits.queuesMax,
-            state.partitions.indices.count + Int(create.partitions) <= DurableState.partitionsMax
+            state.partitions.count + Int(create.partitions) <= DurableState.partitionsMax,
+            create.partitions <= DurableState.partitionIDsMax - state.nextPartition
         else {
             return refuse(
                 request, .tooManyQueues, "there are \(state.queues.count) queues, and no more fit")
@@ -151,8 +152,8 @@ extension ShardMachine {
             guard let index = state.index(ofPartition: id) else { continue }
             let partition = state.partitions[index]
             let kept = partition.pointee.records
-            records += kept
-            bytes += partition.pointee.log.bytes
+            records &+= kept
+            bytes &+= partition.pointee.log.bytes
             guard withPartitions else { continue }
             partitions.append(
                 PartitionInfo(
