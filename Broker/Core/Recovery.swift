@@ -519,12 +519,15 @@ public struct Recovery {
         {
             let count = (header.bytes - ChunkHeader.byteCount) / SegmentIndexEntry.byteCount
             let base = UnsafeRawPointer(memory.base) + ChunkHeader.byteCount
-            segment.index = (0..<count).map { place in
+            let index = (0..<count).map { place in
                 let at = place * SegmentIndexEntry.byteCount
                 return SegmentIndexEntry(
                     baseOffset: base.u64(at), position: base.u64(at + 8), time: base.u64(at + 16))
             }
-            return
+            if segment.canHave(index: index) {
+                segment.index = index
+                return
+            }
         }
         // Headers only: a wrong hint sends a reader to a place where it finds out.
         var at = UInt64(SegmentHeader.byteCount)
@@ -540,12 +543,16 @@ public struct Recovery {
             guard count == ChunkHeader.blockBytes, claimed >= ChunkHeader.byteCount,
                 base.u64(48) == at
             else { return }
+            let offset = base.u64(16)
+            guard offset >= segment.index.last?.baseOffset ?? segment.baseOffset,
+                offset < segment.endOffset
+            else { return }
             if !segment.isCounted { countBatches(base, claimed, &segment, owner) }
             if base.u32(12) & ChunkHeader.sealFlag == 0 {
                 let last = segment.index.last?.position ?? 0
                 if segment.index.isEmpty || at - last >= SegmentIndexEntry.spacingBytes {
                     segment.index.append(
-                        .init(baseOffset: base.u64(16), position: at, time: base.u64(32)))
+                        .init(baseOffset: offset, position: at, time: base.u64(32)))
                 }
             }
             at += UInt64(claimed.roundedUp(to: ChunkHeader.blockBytes))
@@ -636,7 +643,10 @@ public struct Recovery {
                         byteCount: claimed.roundedUp(to: ChunkHeader.blockBytes))
                 }
                 guard let header = try chunk(segment, id, at, memory),
-                    header.isSeal || header.baseOffset == segment.endOffset
+                    header.isSeal
+                        || header.baseOffset == segment.endOffset
+                            && header.endOffset < DurableState.countMax
+                            && header.isFilled(at: UnsafeRawPointer(memory.base))
                 else { break }
                 if !header.isSeal {
                     bytes += noteBatches(memory.base, header, partition, &state)
@@ -697,7 +707,7 @@ public struct Recovery {
         var bytes: UInt64 = 0
         let base = UnsafeRawPointer(chunk)
         var at = ChunkHeader.byteCount
-        while at + StoredBatch.headerBytes < header.bytes {
+        while at < header.bytes {
             let offset = StoredBatch.baseOffset(at: base + at)
             note(batch: base + at, baseOffset: offset, partition: partition.pointee.id, &state)
             let end = StoredBatch.endOffset(at: base + at)

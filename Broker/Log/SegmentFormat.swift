@@ -117,6 +117,24 @@ public struct ChunkHeader: Equatable, Sendable {
             bytes: bytes, flags: base.u32(12), baseOffset: base.u64(16), endOffset: base.u64(24),
             firstTime: base.u64(32), lastTime: base.u64(40), position: position)
     }
+
+    /// Whether batches fill the chunk at `base`, each beginning where the one before ends, from the
+    /// header's base offset to its end offset. Their checksums are not looked at: the chunk's covers
+    /// them.
+    ///
+    /// Whoever walks the batches of a chunk that was read counts on it.
+    public func isFilled(at base: UnsafeRawPointer) -> Bool {
+        var at = Self.byteCount
+        var offset = baseOffset
+        while at < bytes {
+            guard let batchBytes = StoredBatch.layout(base + at, available: bytes - at),
+                StoredBatch.baseOffset(at: base + at) == offset
+            else { return false }
+            offset = StoredBatch.endOffset(at: base + at)
+            at += batchBytes
+        }
+        return offset == endOffset && offset > baseOffset
+    }
 }
 
 /// Where in a segment an offset lies, about once per MiB. A hint: rebuilt from the chunks, never
@@ -167,6 +185,19 @@ public struct SegmentInfo: Sendable {
     }
 
     public var isSealed: Bool { sealPosition > 0 }
+
+    /// Whether `index` can be this segment's: in order, and nothing in it outside of the segment.
+    public func canHave(index: [SegmentIndexEntry]) -> Bool {
+        var last: SegmentIndexEntry?
+        for entry in index {
+            guard entry.baseOffset >= last?.baseOffset ?? baseOffset, entry.baseOffset < endOffset,
+                entry.position > last?.position ?? 0, entry.position < bytes,
+                entry.position % UInt64(ChunkHeader.blockBytes) == 0
+            else { return false }
+            last = entry
+        }
+        return true
+    }
 
     public func file(partition: UInt32) -> FileName {
         .segment(partition: partition, baseOffset: baseOffset, term: term)

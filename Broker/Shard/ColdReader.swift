@@ -227,9 +227,13 @@ extension ShardMachine {
         }
         let chunkAt = held.chunkAt + held.chunkBytes.roundedUp(to: ChunkHeader.blockBytes)
         let position = held.position + UInt64(chunkAt)
-        if reader.pointee.nextOffset >= segment.endOffset || position >= segment.bytes {
+        if reader.pointee.nextOffset >= segment.endOffset {
             coldReader.slots[slot].phase = .locating
             return true
+        }
+        // Its last chunk ends before the segment does: looking again would not find more.
+        guard position < segment.bytes else {
+            return damagedChunk(reader, partition, segment, position)
         }
         let available = held.count - chunkAt
         let claimed =
@@ -266,6 +270,9 @@ extension ShardMachine {
                 position != UInt64(SegmentHeader.byteCount), chunkAt == 0
             else { return damagedChunk(reader, partition, segment, position) }
             return locate(slot, reader, partition, fromStart: true)
+        }
+        guard header.isFilled(at: UnsafeRawPointer(memory) + chunkAt) else {
+            return damagedChunk(reader, partition, segment, position)
         }
         coldReader.slots[slot].chunkAt = chunkAt
         coldReader.slots[slot].chunkBytes = header.bytes

@@ -134,10 +134,22 @@ public struct StoredBatch {
         guard CRC32C.extend(0, producer + 8, count: batchBytes - 8) == producer.u32(4) else {
             return nil
         }
-        // A good checksum says who wrote it, not that we can read it: a `lost` batch needs room for
-        // the end of its range, and offsets must go forward.
+        // A good checksum says who wrote it, not that we can read it.
+        return layout(bytes, available: available)
+    }
+
+    /// The layout alone of the stored batch at `bytes`, for whom something else has vouched for the
+    /// bytes: a `lost` batch needs room for the end of its range, and offsets must go forward.
+    ///
+    /// - Returns: the whole length in bytes, or `nil` when the batch does not end within `available`
+    ///   or is of a layout that version 1 does not have.
+    public static func layout(_ bytes: UnsafeRawPointer, available: Int) -> Int? {
+        guard available > headerBytes else { return nil }
+        let producer = bytes + stampBytes
+        let batchBytes = Int(producer.u32(0))
         let attributes = producer.u8(9)
-        guard producer.u8(8) == BatchHeader.format,
+        guard batchBytes > BatchHeader.byteCount, batchBytes <= available - stampBytes,
+            producer.u8(8) == BatchHeader.format,
             attributes & ~BatchHeader.lostAttribute == 0,
             attributes == 0 || batchBytes == BatchHeader.byteCount + lostBodyBytes,
             endOffset(at: bytes) > baseOffset(at: bytes)
