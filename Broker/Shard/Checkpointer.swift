@@ -88,6 +88,9 @@ package struct Checkpointer {
 
     fileprivate mutating func enter(_ next: Phase) { phase = next }
 
+    /// Gives up the memory of a checkpoint that is under way.
+    func free() { memory?.deallocate() }
+
     /// True when `emitCheckpoint` would have something to say; files to remove are not counted.
     func hasRequests(_ limits: ShardLimits, now: MonotonicTime) -> Bool {
         !requests.isEmpty

@@ -184,6 +184,8 @@ package struct ShardMachine: ~Copyable {
     deinit {
         for index in connections.indices { connections[index].pointee.release() }
         coldReader.free()
+        checkpointer.free()
+        writeBehind.free()
     }
 
     package var isReady: Bool { stage == .ready }

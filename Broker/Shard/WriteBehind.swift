@@ -70,6 +70,9 @@ package struct WriteBehind {
         self.term = term
     }
 
+    /// Gives up the memory of headers and seals that are being written.
+    func free() { for operation in operations { operation?.memory?.deallocate() } }
+
     /// True when nothing goes on until files are closed.
     var isStuck: Bool {
         !starved.isEmpty && freeSlots.isEmpty && closes.isEmpty && queue.isEmpty && advanced.isEmpty
