@@ -1,6 +1,7 @@
 internal import BrokerBasics
 internal import BrokerServer
 internal import BrokerShard
+internal import LogStorage
 internal import Logging
 internal import ShardRuntime
 
@@ -71,7 +72,7 @@ package enum OptionTable {
             options.admin = AdminAddress(host: host, port: port)
             return true
         },
-        count("shards", "how many shards", 1...1024, \.shards),
+        count("shards", "how many shards", 1...ShardFolder.shardsMax, \.shards),
         ServerOption(
             name: "cpus",
             placeholder: "LIST",

@@ -56,7 +56,8 @@ package struct ServerOptions: Sendable, Equatable {
     /// Descriptors that a broker with these bounds can need: connections, files, the journal, and
     /// some for HTTP, the ring and the log.
     package var descriptorsWanted: UInt64 {
-        UInt64(limits.connectionsMax) + UInt64(limits.filesMax) + UInt64(journalFiles) + 128
+        UInt64(limits.connectionsMax) + 128
+            + UInt64(shards) * (UInt64(limits.filesMax) + UInt64(journalFiles) + 16)
     }
 
     /// The CPU of the one shard.
@@ -70,8 +71,8 @@ package struct ServerOptions: Sendable, Equatable {
                     + "--data-dir /var/lib/millrace"
             )
         }
-        if shards > 1 {
-            throw UsageError("--shards \(shards): more than one shard comes with a later version")
+        if shards < 1 || shards > ShardFolder.shardsMax {
+            throw UsageError("--shards \(shards): 1 to \(ShardFolder.shardsMax) are possible")
         }
         for cpu in cpus where !allowedCPUs.contains(cpu) {
             throw UsageError(

@@ -57,9 +57,20 @@ public struct ConsumerGroup: Sendable {
         cursors[index] = start
     }
 
+    /// Sets what another shard says of a partition that comes from there.
+    mutating func place(partition index: Int, at floor: UInt64, skipped count: UInt64) {
+        guard index < cursors.count else { return }
+        cursors[index] = floor
+        skipped[index] = count
+    }
+
     public mutating func join(_ member: Member) {
         members.append(member)
         balance()
+    }
+
+    public func has(_ subscription: Int32) -> Bool {
+        members.contains { $0.subscription == subscription }
     }
 
     public mutating func leave(subscription: Int32) {

@@ -2,14 +2,14 @@ internal import BrokerBasics
 public import LogStorage
 
 // How it works. Recovery is run on a storage that changes nothing: it reads identity, checkpoint and
-// journal as a start would, and stops where a start would. With the state that it gives, every segment
+// journal of every shard as a start would, and stops where a start would. With the state that it gives, every segment
 // is read whole. So "nothing found" means that a start comes up, and that every record below what was
 // on stable storage can be delivered.
 
 /// What a check of a whole data directory found.
 public struct DirectoryReport: Sendable {
-    /// What recovery read; `nil` when a start would be refused, for the reason in `damages`.
-    public var recovery: RecoveryReport?
+    /// What recovery read, by shard; empty when a start would be refused, for the reason in `damages`.
+    public var recoveries: [RecoveryReport] = []
     public var queues = 0
     public var partitions = 0
     public var segments = 0
@@ -21,25 +21,30 @@ public struct DirectoryReport: Sendable {
 
 /// Reads everything in a data directory that nobody serves, and changes nothing in it.
 public struct DirectoryCheck {
-    private let storage: any RecoveryStorage
+    private let storage: (UInt16) -> any RecoveryStorage
     private let options: RecoveryOptions
 
-    public init(storage: any RecoveryStorage, options: RecoveryOptions) {
-        self.storage = ReadOnlyStorage(storage)
+    /// - Parameter storage: the directory as the shard with this number sees it.
+    public init(
+        options: RecoveryOptions, storage: @escaping (UInt16) -> any RecoveryStorage
+    ) {
+        self.storage = { ReadOnlyStorage(storage($0)) }
         self.options = options
     }
 
     /// - Throws: when the disk fails, or the directory is none.
     public func run(
-        progress: (RecoveryProgress) -> Void = { _ in }
+        progress: @escaping @Sendable (UInt16, RecoveryProgress) -> Void = { _, _ in }
     ) throws(StorageFailure) -> DirectoryReport {
-        guard try storage.size(.identity) != nil else {
+        guard try storage(0).size(.identity) != nil else {
             throw StorageFailure("there is no \(FileName.identity.path): not a data directory")
         }
         var report = DirectoryReport()
-        let recovered: RecoveredShard
+        let shards: [RecoveredSlot]
         do throws(RecoveryError) {
-            recovered = try Recovery(storage: storage, options: options).run(progress: progress)
+            // With as many shards as there are, nothing moves, and nothing is written.
+            shards = try BrokerRecovery(options: options, segmentBytes: .max, storage: storage)
+                .run(shards: nil, progress: progress).shards
         } catch {
             switch error {
             case .storage(let failure): throw failure
@@ -56,7 +61,17 @@ public struct DirectoryCheck {
             }
             return report
         }
-        report.recovery = recovered.report
+        for slot in shards {
+            try slot.with { shard throws(StorageFailure) in try check(&shard, &report) }
+        }
+        return report
+    }
+
+    private func check(
+        _ recovered: inout RecoveredShard, _ report: inout DirectoryReport
+    ) throws(StorageFailure) {
+        let storage = storage(recovered.state.shard)
+        report.recoveries.append(recovered.report)
         report.queues = recovered.state.queues.count
         for index in recovered.state.partitions.indices {
             let partition = recovered.state.partitions[index]
@@ -82,7 +97,6 @@ public struct DirectoryCheck {
                 report.damages += check.damages
             }
         }
-        return report
     }
 }
 

@@ -24,6 +24,7 @@ extension DurableState {
             guard let before = queues[queue.id] else { return false }
             return before.name == queue.name && before.level == queue.level
                 && before.partitions == queue.partitions && queue.retention.isValid
+                && queue.shards.allSatisfy { $0 < ShardFolder.shardsMax }
         case .queueDeleted, .producerExpired: return true
         case .producerOpened(let producer): return Self.isLawful(producer)
         case .groupCreated(let id, let queue, let name, let cursors):
@@ -31,6 +32,8 @@ extension DurableState {
                 && isNew(ConsumerGroup(id: id, queue: queue, name: name, cursors: cursors))
         case .cursor(_, _, let offset), .startMoved(_, let offset): return offset < Self.countMax
         case .reservation(_, let end): return end < Self.countMax
+        case .partitionAdopted(let image): return canAdopt(image)
+        case .partitionReleased: return true
         }
     }
 
@@ -45,6 +48,7 @@ extension DurableState {
         }
         return queue.id > 0 && queue.id < .max && queues[queue.id] == nil
             && queuesByName[queue.name] == nil && last != nil && queue.retention.isValid
+            && queue.shards.allSatisfy { $0 < ShardFolder.shardsMax }
             && partitions.count + queue.partitions.count <= Self.partitionsMax
     }
 

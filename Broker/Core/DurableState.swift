@@ -4,13 +4,23 @@ internal import WireProtocol
 
 /// Everything of a shard that must survive: queues, partitions, producers, groups. Changed only by
 /// `apply` and by appending batches; saved by `snapshot`, rebuilt by `Recovery`.
+///
+/// Queues, producers and groups are known to every shard, shard 0 having the say; partitions, their
+/// producers' progress and the groups' cursors in them only to the shard where they live.
 public struct DurableState: ~Copyable {
     public static let partitionsMax = 1 << 20
 
+    /// Whose state it is.
+    public let shard: UInt16
     public var pool: ChunkPool
     public var partitions: StablePool<Partition>
     /// By partition id: the index in `partitions`, -1 when it is gone.
     public private(set) var partitionIndex: [Int32] = []
+    /// By partition id: the shard where it lives, `noShard` when it is gone.
+    public private(set) var placements: [UInt16] = []
+    public static let noShard = UInt16.max
+    /// By shard: how many partitions live there.
+    public private(set) var partitionsByShard: [Int] = []
     public private(set) var queues: [UInt32: Queue] = [:]
     public private(set) var queuesByName: [String: UInt32] = [:]
     /// How many do not keep everything.
@@ -33,7 +43,8 @@ public struct DurableState: ~Copyable {
         }
     }
 
-    public init(chunkBytesMax: Int, tailBudgetBytes: Int) {
+    public init(chunkBytesMax: Int, tailBudgetBytes: Int, shard: UInt16 = 0) {
+        self.shard = shard
         pool = ChunkPool(chunkBytesMax: chunkBytesMax, budgetBytes: tailBudgetBytes)
         partitions = StablePool(capacityMax: Self.partitionsMax)
     }
@@ -57,6 +68,12 @@ public struct DurableState: ~Copyable {
         return index >= 0 ? index : nil
     }
 
+    /// The shard where a partition lives, or `nil` when there is none with this id.
+    public func placement(ofPartition id: UInt32) -> UInt16? {
+        guard Int(id) < placements.count, placements[Int(id)] != Self.noShard else { return nil }
+        return placements[Int(id)]
+    }
+
     public func queue(named name: String) -> Queue? {
         queuesByName[name].flatMap { queues[$0] }
     }
@@ -69,13 +86,12 @@ public struct DurableState: ~Copyable {
     public mutating func apply(_ change: StateChange) {
         switch change {
         case .queueCreated(let queue):
-            for (index, id) in queue.partitions.enumerated() {
+            for (index, id) in queue.partitions.enumerated() where queue.shards[index] == shard {
                 var partition = Partition(
                     log: PartitionLog(partition: id, startOffset: 0, endOffset: 0, epoch: 1),
                     queue: queue.id, index: UInt32(index), level: queue.level)
                 partition.retention = queue.retention
                 add(partition)
-                nextPartition = max(nextPartition, id + 1)
             }
             put(queue)
         case .queueAltered(let queue):
@@ -89,6 +105,7 @@ public struct DurableState: ~Copyable {
             if queue.retention != .keepAll { retainingQueues -= 1 }
             queuesByName.removeValue(forKey: queue.name)
             for partition in queue.partitions {
+                place(partition: partition, on: Self.noShard)
                 guard let index = index(ofPartition: partition) else { continue }
                 partitions[index].pointee.isDeleted = true
                 partitionIndex[Int(partition)] = -1
@@ -113,6 +130,8 @@ public struct DurableState: ~Copyable {
                 partitions[index].pointee.reservedEnd, end)
         case .startMoved(let partition, let offset):
             moveStart(partition: partition, to: offset)
+        case .partitionAdopted(let image): adopt(image)
+        case .partitionReleased(let id): release(partition: id)
         }
     }
 
@@ -149,6 +168,25 @@ public struct DurableState: ~Copyable {
         if queue.retention != .keepAll { retainingQueues += 1 }
         queuesByName[queue.name] = queue.id
         nextQueue = max(nextQueue, queue.id + 1)
+        for (id, shard) in zip(queue.partitions, queue.shards) {
+            place(partition: id, on: shard)
+            nextPartition = max(nextPartition, id + 1)
+        }
+    }
+
+    private mutating func place(partition id: UInt32, on shard: UInt16) {
+        if placements.count <= Int(id) {
+            placements += repeatElement(Self.noShard, count: Int(id) + 1 - placements.count)
+        }
+        if placements[Int(id)] != Self.noShard {
+            partitionsByShard[Int(placements[Int(id)])] -= 1
+        }
+        placements[Int(id)] = shard
+        guard shard != Self.noShard else { return }
+        if partitionsByShard.count <= Int(shard) {
+            partitionsByShard += repeatElement(0, count: Int(shard) + 1 - partitionsByShard.count)
+        }
+        partitionsByShard[Int(shard)] += 1
     }
 
     private mutating func put(_ group: ConsumerGroup) {
@@ -157,13 +195,22 @@ public struct DurableState: ~Copyable {
         nextGroup = max(nextGroup, group.id + 1)
     }
 
-    private mutating func add(_ partition: consuming Partition) {
+    mutating func add(_ partition: consuming Partition) {
         let id = partition.id
         guard let index = partitions.insert(partition) else { return }
         if partitionIndex.count <= Int(id) {
             partitionIndex += repeatElement(-1, count: Int(id) + 1 - partitionIndex.count)
         }
         partitionIndex[Int(id)] = index
+    }
+
+    /// A partition is not found by its id any more; its place is given up by `forget`.
+    ///
+    /// - Returns: its place.
+    mutating func unlink(partition id: UInt32) -> Int32? {
+        guard let index = index(ofPartition: id) else { return nil }
+        partitionIndex[Int(id)] = -1
+        return index
     }
 
     /// Frees a deleted partition that nobody reads or writes any more.
@@ -206,8 +253,9 @@ public struct DurableState: ~Copyable {
     /// In the byte that says which of a producer's runs is the newest.
     private static let mayJumpBit: UInt8 = 0x80
     /// 1: without `boot`, and without what the level `written` needs of a partition. 2: without what
-    /// retention and purges need: limits, cut segments, lost ranges, skipped offsets.
-    private static let snapshotVersion: UInt32 = 3
+    /// retention and purges need: limits, cut segments, lost ranges, skipped offsets. 3: without
+    /// placement: all of every queue was here.
+    static let snapshotVersion: UInt32 = 4
 
     public func snapshot(at position: Position, faults: StorageFaults) -> [UInt8] {
         var builder = ByteBuilder()
@@ -227,10 +275,9 @@ public struct DurableState: ~Copyable {
         builder.put(UInt32(ordered.count))
         for queue in ordered {
             queue.encode(into: &builder)
-            for id in queue.partitions {
-                guard let index = index(ofPartition: id) else { continue }
-                Self.encode(partitions[index], faults, into: &builder)
-            }
+            let here = queue.partitions.compactMap { index(ofPartition: $0) }
+            builder.put(UInt32(here.count))
+            for index in here { Self.encode(partitions[index], faults, into: &builder) }
         }
         let known = producers.producers.values.sorted { $0.id < $1.id }
         builder.put(UInt32(known.count))
@@ -244,17 +291,7 @@ public struct DurableState: ~Copyable {
         var progressCount: UInt32 = 0
         producers.forEach { entry in
             progressCount += 1
-            progress.put(entry.producer)
-            progress.put(entry.partition)
-            progress.put(entry.epoch)
-            progress.put(entry.nextSequence)
-            progress.put(entry.lastSeen)
-            progress.put(UInt8(entry.newestRun) | (entry.mayJump ? Self.mayJumpBit : 0))
-            for run in 0..<ProducerProgress.runCount {
-                progress.put(entry.runs[run].first)
-                progress.put(entry.runs[run].count)
-                progress.put(entry.runs[run].offset)
-            }
+            Self.encode(entry, into: &progress)
         }
         builder.put(progressCount)
         progress.bytes.withUnsafeBytes { builder.put(raw: $0) }
@@ -271,7 +308,41 @@ public struct DurableState: ~Copyable {
         return builder.bytes
     }
 
-    private static func encode(
+    static func encode(_ entry: ProducerProgress, into builder: inout ByteBuilder) {
+        builder.put(entry.producer)
+        builder.put(entry.partition)
+        builder.put(entry.epoch)
+        builder.put(entry.nextSequence)
+        builder.put(entry.lastSeen)
+        builder.put(UInt8(entry.newestRun) | (entry.mayJump ? Self.mayJumpBit : 0))
+        for run in 0..<ProducerProgress.runCount {
+            builder.put(entry.runs[run].first)
+            builder.put(entry.runs[run].count)
+            builder.put(entry.runs[run].offset)
+        }
+    }
+
+    static let progressBytesMin = 127
+
+    static func progress(
+        from parser: inout ByteParser
+    ) throws(ByteParserError) -> ProducerProgress {
+        var progress = ProducerProgress(
+            producer: try parser.u64(), partition: try parser.u32(), epoch: try parser.u16())
+        progress.nextSequence = try parser.u64()
+        progress.lastSeen = try parser.u64()
+        let newest = try parser.u8()
+        progress.newestRun = Int(newest) & (ProducerProgress.runCount - 1)
+        progress.mayJump = newest & Self.mayJumpBit != 0
+        for run in 0..<ProducerProgress.runCount {
+            progress.runs[run] = SequenceRun(
+                first: try parser.u64(), count: try parser.u64(), offset: try parser.u64())
+        }
+        guard isLawful(progress) else { throw .invalid }
+        return progress
+    }
+
+    static func encode(
         _ partition: UnsafeMutablePointer<Partition>, _ faults: StorageFaults,
         into builder: inout ByteBuilder
     ) {
@@ -338,12 +409,17 @@ public struct DurableState: ~Copyable {
         else { throw .invalid }
         var ends: [UInt32: UInt64] = [:]
         for _ in 0..<(try parser.count(itemBytesMin: 23)) {
-            let queue = try Queue(from: &parser, hasRetention: version >= 3)
-            guard isNew(queue), queue.id < nextQueue else { throw .invalid }
-            for (index, id) in queue.partitions.enumerated() {
+            let layout: Queue.Layout =
+                version >= 4 ? .withPlacement : version >= 3 ? .withRetention : .plain
+            let queue = try Queue(from: &parser, layout)
+            guard isNew(queue), queue.id < nextQueue, queue.partitions.last ?? 0 < nextPartition
+            else { throw .invalid }
+            let here = version >= 4 ? Int(try parser.u32()) : queue.partitions.count
+            guard here <= queue.partitions.count else { throw .invalid }
+            for _ in 0..<here {
                 let (partition, end) = try Self.partition(
-                    from: &parser, version: version, queue: queue, index: UInt32(index))
-                guard partition.id == id, id < nextPartition, Self.isLawful(partition, end: end)
+                    from: &parser, version: version, queue: queue)
+                guard index(ofPartition: partition.id) == nil, Self.isLawful(partition, end: end)
                 else { throw .invalid }
                 ends[partition.id] = end
                 add(partition)
@@ -357,20 +433,8 @@ public struct DurableState: ~Copyable {
             guard Self.isLawful(producer), producer.id < nextProducer else { throw .invalid }
             producers.open(producer)
         }
-        for _ in 0..<(try parser.count(itemBytesMin: 127)) {
-            var progress = ProducerProgress(
-                producer: try parser.u64(), partition: try parser.u32(), epoch: try parser.u16())
-            progress.nextSequence = try parser.u64()
-            progress.lastSeen = try parser.u64()
-            let newest = try parser.u8()
-            progress.newestRun = Int(newest) & (ProducerProgress.runCount - 1)
-            progress.mayJump = newest & Self.mayJumpBit != 0
-            for run in 0..<ProducerProgress.runCount {
-                progress.runs[run] = SequenceRun(
-                    first: try parser.u64(), count: try parser.u64(), offset: try parser.u64())
-            }
-            guard Self.isLawful(progress) else { throw .invalid }
-            producers.restore(progress)
+        for _ in 0..<(try parser.count(itemBytesMin: Self.progressBytesMin)) {
+            producers.restore(try Self.progress(from: &parser))
         }
         for _ in 0..<(try parser.count(itemBytesMin: 14)) {
             let id = try parser.u32()
@@ -388,10 +452,12 @@ public struct DurableState: ~Copyable {
         return (position, ends)
     }
 
-    private static func partition(
-        from parser: inout ByteParser, version: UInt32, queue: Queue, index: UInt32
+    /// The partition of `queue` that `encode` wrote, and the end of its log then.
+    static func partition(
+        from parser: inout ByteParser, version: UInt32, queue: Queue
     ) throws(ByteParserError) -> (Partition, UInt64) {
         let id = try parser.u32()
+        guard let index = queue.partitions.firstIndex(of: id) else { throw .invalid }
         let epoch = try parser.u32()
         let start = try parser.u64()
         let end = try parser.u64()
@@ -431,7 +497,8 @@ public struct DurableState: ~Copyable {
         log.segments = segments
         log.lastAppendTime = lastAppendTime
         log.bytes = durableBytes
-        var partition = Partition(log: log, queue: queue.id, index: index, level: queue.level)
+        var partition = Partition(
+            log: log, queue: queue.id, index: UInt32(index), level: queue.level)
         partition.reservedEnd = reservedEnd
         partition.reservingEnd = reservedEnd
         partition.lostRecords = lostRecords

@@ -226,6 +226,12 @@ public struct ProducerTable: ~Copyable {
         }
     }
 
+    /// A producer published elsewhere at `time`.
+    mutating func saw(_ id: UInt64, at time: UInt64) {
+        guard let known = producers[id], known.lastSeen < time else { return }
+        producers[id]?.lastSeen = time
+    }
+
     /// Puts back what a checkpoint held.
     public mutating func restore(_ progress: ProducerProgress) {
         insert(progress.producer, progress.partition, epoch: progress.epoch).pointee = progress

@@ -13,12 +13,14 @@ public struct Queue: Sendable, Equatable {
     public var labels: [Pair]
     /// Partition ids, in the order of their index.
     public var partitions: [UInt32]
+    /// Where each partition lives, in the same order: stored, never computed.
+    public var shards: [UInt16]
     /// Of each partition.
     public var retention: Retention
 
     public init(
         id: UInt32, name: String, level: DurabilityLevel, createdAt: UInt64, labels: [Pair],
-        partitions: [UInt32], retention: Retention = .keepAll
+        partitions: [UInt32], shards: [UInt16]? = nil, retention: Retention = .keepAll
     ) {
         self.id = id
         self.name = name
@@ -26,6 +28,7 @@ public struct Queue: Sendable, Equatable {
         self.createdAt = createdAt
         self.labels = labels.sorted { $0.name < $1.name }
         self.partitions = partitions
+        self.shards = shards ?? [UInt16](repeating: 0, count: partitions.count)
         self.retention = retention
     }
 
@@ -65,14 +68,21 @@ public struct Queue: Sendable, Equatable {
         builder.put(UInt32(partitions.count))
         for partition in partitions { builder.put(partition) }
         retention.encode(into: &builder)
+        for shard in shards { builder.put(shard) }
     }
 
-    /// - Parameter hasRetention: false for what format 1 wrote.
-    public init(
-        from parser: inout ByteParser, hasRetention: Bool
-    ) throws(ByteParserError) {
+    /// What the formats of the data directory wrote: each adds to the one before.
+    public enum Layout: CaseIterable {
+        case plain
+        case withRetention
+        case withPlacement
+    }
+
+    public init(from parser: inout ByteParser, _ layout: Layout) throws(ByteParserError) {
         try self.init(from: &parser)
-        if hasRetention { retention = try Retention(from: &parser) }
+        if layout != .plain { retention = try Retention(from: &parser) }
+        guard layout == .withPlacement else { return }
+        for index in shards.indices { shards[index] = try parser.u16() }
     }
 
     private init(from parser: inout ByteParser) throws(ByteParserError) {
@@ -84,6 +94,7 @@ public struct Queue: Sendable, Equatable {
         labels = try parser.list(of: Pair.self, itemBytesMin: 4)
         partitions = []
         for _ in 0..<(try parser.count(itemBytesMin: 4)) { partitions.append(try parser.u32()) }
+        shards = [UInt16](repeating: 0, count: partitions.count)
         retention = .keepAll
     }
 }

@@ -40,6 +40,10 @@ public struct RecoveryReport: Sendable, Equatable {
 }
 
 public struct RecoveryOptions: Sendable {
+    /// Which shard's journal and checkpoints are read.
+    public var shard: UInt16 = 0
+    /// By partition id, what shard 0 says; `nil` for shard 0 itself, which knows.
+    public var placements: [UInt16]?
     /// For a new directory only.
     public var geometry: JournalGeometry
     public var limits: Journal.Limits
@@ -75,8 +79,10 @@ public struct RecoveredShard: ~Copyable {
     public var position: DurableState.Position
     /// Of the checkpoint that was used; 0 when there was none.
     public var checkpointSequence: UInt64
-    /// Files that nothing refers to: leftovers of a crash.
+    /// Files that nothing refers to: leftovers of a crash. Segments among them are found when all shards
+    /// are recovered (`ShardAssembly`).
     public var orphans: [FileName]
+    public var turn = StartTurn.first
     public var report: RecoveryReport
 
     public consuming func takeState() -> DurableState { state }
@@ -98,11 +104,11 @@ public struct Recovery {
         progress(RecoveryProgress(stage: "identity"))
         let identity = try openDirectory(&report)
         var state = DurableState(
-            chunkBytesMax: options.chunkBytesMax, tailBudgetBytes: options.tailBudgetBytes)
+            chunkBytesMax: options.chunkBytesMax, tailBudgetBytes: options.tailBudgetBytes,
+            shard: options.shard)
 
         progress(RecoveryProgress(stage: "checkpoint"))
         let (sequence, payload, stale) = try latestCheckpoint()
-        var orphans = stale
         var position = DurableState.Position(
             term: 0, termStart: 0, journal: 0, replayFrom: 0, wallTime: 0, isClean: true)
         var ends: [UInt32: UInt64] = [:]
@@ -132,18 +138,15 @@ public struct Recovery {
         let scan = try replay(&state, identity, position, &ends, &report, progress)
         try finishPartitions(&state, position, scan, ends, &report, progress)
         try syncRecovered(identity, scan, position)
-        orphans += try unreferencedSegments(state)
 
-        state.pool.beginServing()
         report.term = position.term + 1
         report.wasClean = position.isClean && payload != nil
-        report.removedFiles = orphans.count
         position.journal = scan.end
         position.wallTime = max(position.wallTime, scan.lastWallTime)
         position.boot = options.boot
         return RecoveredShard(
             identity: identity, state: state, position: position, checkpointSequence: sequence,
-            orphans: orphans, report: report)
+            orphans: stale, report: report)
     }
 
     private func storing<T>(
@@ -166,7 +169,8 @@ public struct Recovery {
                 // Written last when the directory is made: torn, it means "never in use", unless
                 // something else says otherwise.
                 let used = try storing { () throws(StorageFailure) in
-                    try storage.list(.checkpoints).count + storage.list(.segments).count
+                    try storage.list(.checkpoints).count
+                        + (options.shard == 0 ? storage.list(.segments).count : 0)
                 }
                 guard used == 0, count < Identity.byteCount || bytes.allSatisfy({ $0 == 0 }) else {
                     throw .storage(error)
@@ -178,7 +182,8 @@ public struct Recovery {
             serverID: options.serverID, journalID: options.journalID, geometry: options.geometry,
             madeAt: options.now.nanoseconds)
         try storing { () throws(StorageFailure) in
-            for directory in StorageDirectory.allCases where directory != .root {
+            for directory in StorageDirectory.allCases
+            where directory != .root || options.shard > 0 {
                 try storage.makeDirectory(directory)
             }
             for index in 0..<identity.geometry.fileCount {
@@ -242,7 +247,8 @@ public struct Recovery {
     private func requireUnused(_ identity: Identity) throws(RecoveryError) {
         let segments = try storing { () throws(StorageFailure) in try storage.list(.segments) }
         let scanner = JournalScanner(storage: storage, identity: identity, limits: options.limits)
-        var isUsed = !segments.isEmpty
+        // Of a shard that joins, the folder of segments is used by others.
+        var isUsed = !segments.isEmpty && options.shard == 0
         do throws(RecoveryError) {
             let scan = try scanner.scan(
                 from: 0, durable: 0, termStart: .init(position: 0, term: .max), progress: { _ in }
@@ -427,6 +433,10 @@ public struct Recovery {
         for index in state.partitions.indices {
             let partition = state.partitions[index]
             let id = partition.pointee.id
+            guard isHere(id, state) else {
+                state.release(partition: id)
+                continue
+            }
             try giveUpSegments(partition, position.term, files[id] ?? [])
             for place in partition.pointee.log.segments.indices {
                 try loadIndex(&partition.pointee.log.segments[place], of: partition)
@@ -464,6 +474,15 @@ public struct Recovery {
             while partition.pointee.log.dropSegment({ _ in }) != nil {}
             partition.pointee.commit(upTo: partition.pointee.log.endOffset)
         }
+    }
+
+    /// False for what another shard has: it was on its way when the crash came, or this shard has written
+    /// no checkpoint since. Its segments are the other's, who may have removed some.
+    private func isHere(_ id: UInt32, _ state: borrowing DurableState) -> Bool {
+        guard let placements = options.placements else {
+            return state.placement(ofPartition: id) == options.shard
+        }
+        return Int(id) < placements.count && placements[Int(id)] == options.shard
     }
 
     /// Drops the segments that end at the start or below; their files may be gone already.
@@ -782,20 +801,5 @@ public struct Recovery {
         for file in files.sorted() {
             try storing { () throws(StorageFailure) in try storage.sync(.journal(file)) }
         }
-    }
-
-    private func unreferencedSegments(
-        _ state: borrowing DurableState
-    ) throws(RecoveryError) -> [FileName] {
-        var referenced: Set<FileName> = []
-        for index in state.partitions.indices {
-            let partition = state.partitions[index]
-            for segment in partition.pointee.log.segments {
-                referenced.insert(segment.file(partition: partition.pointee.id))
-            }
-        }
-        let names = try storing { () throws(StorageFailure) in try storage.list(.segments) }
-        return names.compactMap { FileName(directory: .segments, name: $0) }
-            .filter { !referenced.contains($0) }
     }
 }

@@ -15,6 +15,10 @@ public enum StateChange: Equatable, Sendable {
     case reservation(partition: UInt32, end: UInt64)
     /// Records of a partition below `offset` are removed; groups go on there.
     case startMoved(partition: UInt32, offset: UInt64)
+    /// A partition lives here from now on: all that is durable of it, as `PartitionImage` has it.
+    case partitionAdopted([UInt8])
+    /// It lives on another shard from now on; its segments are that one's.
+    case partitionReleased(UInt32)
 
     public var kind: JournalEntryKind {
         switch self {
@@ -27,6 +31,8 @@ public enum StateChange: Equatable, Sendable {
         case .cursor: .cursor
         case .reservation: .reservation
         case .startMoved: .startMoved
+        case .partitionAdopted: .partitionAdopted
+        case .partitionReleased: .partitionReleased
         }
     }
 
@@ -57,6 +63,8 @@ public enum StateChange: Equatable, Sendable {
         case .startMoved(let partition, let offset):
             builder.put(partition)
             builder.put(offset)
+        case .partitionAdopted(let image): return image
+        case .partitionReleased(let id): builder.put(id)
         }
         return builder.bytes
     }
@@ -103,16 +111,21 @@ public enum StateChange: Equatable, Sendable {
             self = .reservation(partition: try parser.u32(), end: try parser.u64())
         case .startMoved:
             self = .startMoved(partition: try parser.u32(), offset: try parser.u64())
+        case .partitionAdopted: self = .partitionAdopted([UInt8](payload))
+        case .partitionReleased: self = .partitionReleased(try parser.u32())
         }
     }
 
-    /// Format 1 ended the payload in front of the retention.
+    /// Format 1 ended the payload in front of the retention, format 2 in front of the placement.
     private static func queue(from parser: inout ByteParser) throws(ByteParserError) -> Queue {
-        var whole = parser
-        do throws(ByteParserError) { return try Queue(from: &whole, hasRetention: true) } catch {
-            let queue = try Queue(from: &parser, hasRetention: false)
-            guard parser.remaining == 0 else { throw error }
-            return queue
+        for layout in Queue.Layout.allCases {
+            var attempt = parser
+            let queue = try Queue(from: &attempt, layout)
+            if attempt.remaining == 0 {
+                parser = attempt
+                return queue
+            }
         }
+        throw .invalid
     }
 }

@@ -9,7 +9,7 @@ internal import BrokerBasics
 public struct Identity: Equatable, Sendable {
     public static let byteCount = 4096
     /// The format of everything in the directory. A newer one is refused by name.
-    public static let format: UInt32 = 2
+    public static let format: UInt32 = 3
 
     public var serverID: UInt64
     /// Seeds the checksums of the journal, so that another directory's journal is not taken for

@@ -559,6 +559,14 @@ public struct StorageFaults: Sendable, Equatable {
     public var removedBeforeDurable = false
     /// The start offset is left out of checkpoints.
     public var startNotCheckpointed = false
+    /// Other shards hear of a change before it is durable on shard 0.
+    public var broadcastBeforeDurable = false
+    /// A new placement counts before the new owner's checkpoint has the partition.
+    public var placementBeforeAdoption = false
+    /// A start takes the term of one that left files and did not end.
+    public var termUsedAgain = false
+    /// A partition moves without what only its tail held.
+    public var movedTailNotFlushed = false
 
     public init() {}
 }

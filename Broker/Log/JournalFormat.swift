@@ -48,6 +48,9 @@ public enum JournalEntryKind: UInt8, Sendable, CaseIterable {
     case reservation = 9
     /// Records of a partition below the value are removed. Since format 2.
     case startMoved = 10
+    /// A partition came from another shard, or went to one. Since format 3.
+    case partitionAdopted = 11
+    case partitionReleased = 12
 }
 
 /// The header of a group: what one write puts into the journal (64 bytes, little-endian).

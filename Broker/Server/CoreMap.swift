@@ -4,14 +4,14 @@ internal import ShardRuntime
 
 /// Which threads run where, and what the process may use.
 package enum CoreMap {
-    /// Keeps the threads that the process has, and those that they start, off a shard's CPU; a shard
+    /// Keeps the threads that the process has, and those that they start, off the shards' CPUs; a shard
     /// that starts later pins itself. Best effort: when the process has no other CPU they share it.
     ///
     /// - Returns: the CPUs that are left, empty when nothing was changed.
     @discardableResult
-    package static func keepOff(cpu: Int) -> [Int] {
-        let others = CoreControl.allowedCPUs.filter { $0 != cpu }
-        guard !others.isEmpty else { return [] }
+    package static func keepOff(cpus: [Int]) -> [Int] {
+        let others = CoreControl.allowedCPUs.filter { !cpus.contains($0) }
+        guard !others.isEmpty, !cpus.isEmpty else { return [] }
         let map = others.reduce(UInt64(0)) { $0 | 1 << UInt64($1) }
         guard let threads = opendir("/proc/self/task") else { return [] }
         defer { closedir(threads) }

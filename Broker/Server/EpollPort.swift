@@ -301,7 +301,8 @@ package struct EpollPort: ~Copyable, ShardPort {
 
     package mutating func start(_ request: StorageRequest) {
         var job = StorageJob(
-            token: request.token, operation: request.operation, descriptor: files.root)
+            token: request.token, operation: request.operation, descriptor: files.root,
+            folder: files.folder)
         var isJournal = false
         switch request.operation {
         case .write(let slot, _, _, _, _), .sync(let slot):

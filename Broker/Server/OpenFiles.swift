@@ -7,6 +7,7 @@ internal import ShardRuntime
 /// the machine's table of open files. Closed when this goes.
 struct OpenFiles: ~Copyable {
     let root: Int32
+    let folder: ShardFolder
     private let directories: [StorageDirectory: Int32]
     private var slots: [Int32]
     private let directFlag: Int32
@@ -17,15 +18,17 @@ struct OpenFiles: ~Copyable {
         var directories: [StorageDirectory: Int32] = [:]
         for directory in StorageDirectory.allCases {
             directories[directory] = try Self.open(
-                directory.rawValue, root, O_RDONLY | O_DIRECTORY)
+                setup.folder.path(directory), root, O_RDONLY | O_DIRECTORY)
         }
         let directFlag = setup.opensDirect ? millrace_direct_flag() : 0
         var slots: [Int32] = Array(
             repeating: -1, count: setup.journalFiles + setup.filesMax + 1)
         for index in 0..<setup.journalFiles {
-            slots[index] = try Self.open(FileName.journal(index).path, root, O_RDWR | directFlag)
+            slots[index] = try Self.open(
+                setup.folder.path(.journal(index)), root, O_RDWR | directFlag)
         }
         self.root = root
+        folder = setup.folder
         self.directories = directories
         self.slots = slots
         self.directFlag = directFlag

@@ -5,17 +5,24 @@ package import LogStorage
 /// The data directory as recovery sees it, on a real disk: direct reads, one at a time.
 package final class PosixStorage: RecoveryStorage {
     private let root: String
+    private let folder: ShardFolder
 
-    package init(root: String) { self.root = root }
+    package init(root: String, folder: ShardFolder = ShardFolder(shard: 0)) {
+        self.root = root
+        self.folder = folder
+    }
 
-    private func path(_ file: FileName) -> String { root + "/" + file.path }
+    private func path(_ file: FileName) -> String { root + "/" + folder.path(file) }
+    private func path(_ directory: StorageDirectory) -> String {
+        root + "/" + folder.path(directory)
+    }
 
     private func failure(_ what: String, _ path: String) -> StorageFailure {
         StorageFailure("\(what) \(path): \(String(cString: strerror(errno)))", errno: errno)
     }
 
     package func list(_ directory: StorageDirectory) throws(StorageFailure) -> [String] {
-        let path = root + "/" + directory.rawValue
+        let path = path(directory)
         guard let handle = opendir(path) else {
             if errno == ENOENT { return [] }
             throw failure("listing", path)
@@ -32,8 +39,14 @@ package final class PosixStorage: RecoveryStorage {
     }
 
     package func makeDirectory(_ directory: StorageDirectory) throws(StorageFailure) {
-        let path = root + "/" + directory.rawValue
+        let path = path(directory)
         guard mkdir(path, 0o750) == 0 || errno == EEXIST else { throw failure("making", path) }
+        guard directory == .root else { return }
+        // A shard's own folder: its name must last as what is in it.
+        let parent = Glibc.open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        guard parent >= 0 else { throw failure("opening", root) }
+        defer { close(parent) }
+        guard fsync(parent) == 0 else { throw failure("syncing", root) }
     }
 
     package func size(_ file: FileName) throws(StorageFailure) -> UInt64? {
@@ -129,7 +142,7 @@ package final class PosixStorage: RecoveryStorage {
     }
 
     package func syncDirectory(_ directory: StorageDirectory) throws(StorageFailure) {
-        let path = root + "/" + directory.rawValue
+        let path = path(directory)
         let fd = Glibc.open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard fd >= 0 else { throw failure("opening", path) }
         defer { close(fd) }

@@ -260,14 +260,15 @@ package struct RingPort: ~Copyable, ShardPort {
         case .open(let slot, let name, let create):
             opens[request.token] = slot
             io_uring_prep_openat(
-                entry, files.root, keep(name.path), files.openFlags(create: create), OpenFiles.mode)
+                entry, files.root, keep(files.folder.path(name)),
+                files.openFlags(create: create), OpenFiles.mode)
         case .close(let slot):
             io_uring_prep_close(entry, files[slot])
             files[slot] = -1
         case .syncDirectory(let directory):
             io_uring_prep_fsync(entry, files.descriptor(of: directory), 0)
         case .remove(let name):
-            io_uring_prep_unlinkat(entry, files.root, keep(name.path), 0)
+            io_uring_prep_unlinkat(entry, files.root, keep(files.folder.path(name)), 0)
         }
         entry.pointee.user_data = Self.token(.storage, request.token)
     }

@@ -20,6 +20,10 @@ package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
     package var machine: ShardMachine
     private var effects: EffectBuffer
     private let control: ShardControl
+    /// `nil` when there is no other shard.
+    private let mail: MailRoom?
+    private let number: Int
+    private var hasNotedStop = false
     private let idle: IdleStrategy
     private var closing: [Lingering] = []
     private var now: Instant
@@ -31,16 +35,19 @@ package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
     /// Opens the journal's files and directories; the machine has been recovered.
     package init(
         machine: consuming ShardMachine, configuration: ShardConfiguration, control: ShardControl,
-        log: @escaping (ShardEvent) -> Void
+        mail: MailRoom? = nil, log: @escaping (ShardEvent) -> Void
     ) throws(SystemError) {
         port = try Port(
             ShardPortSetup(
-                root: configuration.dataDirectory, listeners: configuration.listeners,
+                root: configuration.dataDirectory,
+                folder: ShardFolder(shard: configuration.shard), listeners: configuration.listeners,
                 eventDescriptor: control.eventDescriptor, journalMemory: machine.journal.memory,
                 journalFiles: machine.journal.geometry.fileCount,
                 filesMax: machine.limits.filesMax, opensDirect: configuration.usesDirectIO))
         self.log = log
         self.control = control
+        self.mail = mail
+        number = Int(configuration.shard)
         idle = configuration.idle
         effects = EffectBuffer(capacity: machine.limits.effectsMax)
         now = Clock.now
@@ -52,8 +59,11 @@ package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
 
     /// Runs until the machine has stopped.
     package mutating func run() {
-        while machine.stage != .stopped || !closing.isEmpty { runOnce() }
+        while machine.stage != .stopped || !closing.isEmpty || isAwaited { runOnce() }
     }
+
+    /// The others may still ask: a shard ends when all may.
+    private var isAwaited: Bool { mail.map { !$0.allStopped } ?? false }
 
     /// One duty cycle: completions in, conclusions, effects out; then idle if there was nothing.
     @inline(__always)
@@ -62,7 +72,8 @@ package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
         let before = now.monotonic
         now = Clock.now
         machine.begin(now: now)
-        let work = port.takeCompletions(into: &machine) + lookAround()
+        var work = port.takeCompletions(into: &machine) + lookAround()
+        if let mail { work += takeMail(mail) }
         machine.advance()
         let isBusy = carryOutEffects() || work > 0
         account(isBusy, since: before)
@@ -83,7 +94,47 @@ package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
             CoreControl.yield()
             return
         }
-        port.wait(nanoseconds: min(deadline.since(now.monotonic), .milliseconds(100)))
+        let longest: UInt64 = hasNotedStop ? .milliseconds(1) : .milliseconds(100)
+        guard let mail else {
+            return port.wait(nanoseconds: min(deadline.since(now.monotonic), longest))
+        }
+        guard mail.mayFallAsleep(number) else { return }
+        port.wait(nanoseconds: min(deadline.since(now.monotonic), longest))
+        mail.wakeUp(number)
+    }
+
+    // MARK: the other shards
+
+    /// Takes what the others have posted, the lanes in their order, and sees how much they take.
+    private mutating func takeMail(_ mail: MailRoom) -> Int {
+        var work = 0
+        for other in 0..<mail.shards where other != number {
+            for lane in PeerLane.allCases {
+                let incoming = mail.mailbox(from: other, to: number, lane)
+                while let message = incoming.take() {
+                    machine.posted(message, from: UInt16(other))
+                    work += 1
+                }
+                incoming.release()
+                machine.setRoom(
+                    UInt16(other), lane, mail.mailbox(from: number, to: other, lane).room())
+            }
+        }
+        if machine.stage == .stopped, !hasNotedStop {
+            hasNotedStop = true
+            mail.noteStopped()
+        }
+        return work
+    }
+
+    /// Shows the others what was posted to them in this cycle.
+    private func publishMail(_ mail: MailRoom) {
+        for other in 0..<mail.shards where other != number {
+            var isNew = false
+            for lane in PeerLane.allCases
+            where mail.mailbox(from: number, to: other, lane).publish() { isNew = true }
+            if isNew { mail.wakeIfAsleep(other) }
+        }
     }
 
     @inline(__always)
@@ -125,8 +176,11 @@ package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
             case .pauseReceive(let connection): port.pause(connection)
             case .resumeReceive(let connection): port.resume(connection)
             case .close(let connection): beginClosing(connection)
+            case .post(let shard, let lane, let message):
+                mail?.mailbox(from: number, to: Int(shard), lane).put(message)
             }
         }
+        if count > 0, let mail { publishMail(mail) }
         effects.removeAll()
         return count > 0
     }

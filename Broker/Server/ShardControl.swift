@@ -54,6 +54,8 @@ package final class ShardControl: Sendable {
         reportFlag.store(true, ordering: .releasing)
         millrace_event_signal(eventDescriptor)
     }
+    /// Ends a sleep of the loop: there is mail.
+    func wake() { millrace_event_signal(eventDescriptor) }
     /// One thread notes. A pair of which one half is newer is put right by the flag that follows.
     package func note(disk: DiskSpace) {
         diskUsed.store(disk.usedBytes, ordering: .relaxed)

@@ -49,6 +49,7 @@ package protocol ShardPort: ~Copyable {
 /// What a port is made from.
 package struct ShardPortSetup {
     package var root: String
+    package var folder: ShardFolder
     package var listeners: [Int32]
     /// Becomes readable when another thread wants the loop to look around.
     package var eventDescriptor: Int32

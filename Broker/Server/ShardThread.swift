@@ -9,13 +9,17 @@ package import WireProtocol
 
 /// What a shard needs to start.
 package struct ShardConfiguration: Sendable {
+    var shard: UInt16 = 0
     package var dataDirectory: String
     package var limits: ShardLimits
     package var geometry: JournalGeometry
     package var idle: IdleStrategy
     package var loop: LoopKind
-    package var cpu: Int?
+    var cpu: Int?
+    /// Sockets that every shard accepts from.
     package var listeners: [Int32]
+    /// By shard: sockets that it alone accepts from.
+    package var ownListeners: [[Int32]]
     package var addresses: [ShardAddress]
     package var usesDirectIO: Bool
     package var hostFacts: [Pair]
@@ -24,7 +28,7 @@ package struct ShardConfiguration: Sendable {
 
     package init(
         dataDirectory: String, limits: ShardLimits, geometry: JournalGeometry,
-        idle: IdleStrategy, loop: LoopKind, cpu: Int?, listeners: [Int32],
+        idle: IdleStrategy, loop: LoopKind, listeners: [Int32], ownListeners: [[Int32]],
         addresses: [ShardAddress],
         usesDirectIO: Bool, hostFacts: [Pair], takesMemory: Bool
     ) {
@@ -33,12 +37,16 @@ package struct ShardConfiguration: Sendable {
         self.geometry = geometry
         self.idle = idle
         self.loop = loop
-        self.cpu = cpu
         self.listeners = listeners
+        self.ownListeners = ownListeners
         self.addresses = addresses
         self.usesDirectIO = usesDirectIO
         self.hostFacts = hostFacts
         self.takesMemory = takesMemory
+    }
+
+    func listeners(of shard: Int) -> [Int32] {
+        listeners + (shard < ownListeners.count ? ownListeners[shard] : [])
     }
 }
 
@@ -48,38 +56,121 @@ package enum ShardEnd: Sendable {
     case failed(String)
 }
 
-/// Runs one shard, from recovery to its stop, on a thread of its own.
+/// Runs the shards of a broker, from recovery to their stop, each on a thread of its own.
 package enum ShardThread {
-    /// Starts the thread; `ended` is called on it, once.
+    /// What the threads share.
+    private struct Crew: Sendable {
+        var configuration: ShardConfiguration
+        var cpus: [Int]
+        var controls: [ShardControl]
+        var mail: MailRoom?
+        var log: @Sendable (UInt16, ShardEvent) -> Void
+        var ended: @Sendable (UInt16, ShardEnd) -> Void
+    }
+
+    /// Starts the threads; `ended` is called once for each shard, on its thread.
+    ///
+    /// - Parameters:
+    ///   - configuration: of all shards; the memory limits are divided among them.
+    ///   - cpus: of the shards in their order; those without one run where the scheduler puts them.
     package static func start(
-        _ configuration: ShardConfiguration, control: ShardControl,
-        log: @escaping @Sendable (ShardEvent) -> Void,
-        ended: @escaping @Sendable (ShardEnd) -> Void
+        _ configuration: ShardConfiguration, cpus: [Int], controls: [ShardControl],
+        log: @escaping @Sendable (UInt16, ShardEvent) -> Void,
+        ended: @escaping @Sendable (UInt16, ShardEnd) -> Void
     ) throws(SystemError) {
-        try DiskWatch.start(configuration.dataDirectory, control: control)
-        try DetachedThread.start("shard-0", stackBytes: 8 << 20) {
-            ended(run(configuration, control, log))
+        for control in controls {
+            try DiskWatch.start(configuration.dataDirectory, control: control)
+        }
+        var configuration = configuration
+        configuration.limits = configuration.limits.divided(among: controls.count)
+        let crew = Crew(
+            configuration: configuration, cpus: cpus, controls: controls,
+            mail: controls.count > 1 ? MailRoom(controls) : nil, log: log, ended: ended)
+        try DetachedThread.start("shard-0", stackBytes: 8 << 20) { begin(crew) }
+    }
+
+    /// The first shard's thread recovers all, and starts the others.
+    private static func begin(_ crew: Crew) {
+        do {
+            try take(cpu: crew.cpus.first)
+            let began = Clock.monotonic
+            let outcome = try recover(crew)
+            let seconds = Double(Clock.monotonic.since(began)) / 1e9
+            for (number, slot) in outcome.shards.enumerated() {
+                slot.tell { shard in
+                    crew.controls[number].publish {
+                        $0.recovery = shard.report
+                        $0.serverID = shard.serverID
+                        $0.geometry = shard.geometry
+                        $0.recoverySeconds = seconds
+                        $0.stage = "starting"
+                    }
+                }
+            }
+            for number in 1..<crew.controls.count {
+                let slot = outcome.shards[number]
+                try DetachedThread.start("shard-\(number)", stackBytes: 8 << 20) {
+                    crew.ended(UInt16(number), run(number, slot, crew))
+                }
+            }
+            if !outcome.retired.isEmpty { try retire(outcome.retired, crew) }
+            crew.ended(0, run(0, outcome.shards[0], crew))
+        } catch let error as RecoveryError {
+            crew.ended(0, .failed(error.description))
+        } catch let error as SystemError {
+            crew.ended(0, .failed(error.description))
+        } catch {
+            crew.ended(0, .failed("\(error)"))
         }
     }
 
-    private static func run(
-        _ configuration: ShardConfiguration, _ control: ShardControl,
-        _ log: @escaping (ShardEvent) -> Void
-    ) -> ShardEnd {
+    private static func take(cpu: Int?) throws(SystemError) {
+        if let cpu { try CoreControl.pin(cpu: cpu) }
+        CoreControl.setLongSlice()
+    }
+
+    private static func recover(_ crew: Crew) throws -> BrokerRecovery.Outcome {
+        let configuration = crew.configuration
+        var options = RecoveryOptions(
+            geometry: configuration.geometry, limits: configuration.limits.journal,
+            chunkBytesMax: configuration.limits.chunkBytes,
+            tailBudgetBytes: configuration.limits.tailBytesMax,
+            serverID: UInt64.random(in: 1 ... .max), journalID: UInt64.random(in: 1 ... .max),
+            now: Clock.wall)
+        options.boot = SystemText.bootID ?? 0
+        let root = configuration.dataDirectory
+        let controls = crew.controls
+        return try BrokerRecovery(
+            options: options, segmentBytes: configuration.limits.segmentBytes
+        ) { PosixStorage(root: root, folder: ShardFolder(shard: $0)) }
+        .run(shards: controls.count) { shard, progress in
+            controls[min(Int(shard), controls.count - 1)].publish { $0.progress = progress }
+        }
+    }
+
+    /// Removes what shards that do not run any more have left, once the others serve: on a thread of its
+    /// own, for it waits for that and then deletes large files.
+    private static func retire(_ shards: [UInt16], _ crew: Crew) throws(SystemError) {
+        let root = crew.configuration.dataDirectory
+        try DetachedThread.start("retire") {
+            while !crew.controls.allSatisfy({ $0.current.stage == "ready" }) { usleep(10_000) }
+            for shard in shards {
+                let storage = PosixStorage(root: root, folder: ShardFolder(shard: shard))
+                // What is left by an error here is found, and removed, by the next start.
+                try? ShardAssembly.retire(storage)
+            }
+        }
+    }
+
+    private static func run(_ number: Int, _ slot: RecoveredSlot, _ crew: Crew) -> ShardEnd {
+        var configuration = crew.configuration
+        configuration.shard = UInt16(number)
+        configuration.cpu = number < crew.cpus.count ? crew.cpus[number] : nil
+        let control = crew.controls[number]
+        let log: (ShardEvent) -> Void = { crew.log(UInt16(number), $0) }
         do {
-            if let cpu = configuration.cpu { try CoreControl.pin(cpu: cpu) }
-            CoreControl.setLongSlice()
-            let began = Clock.monotonic
-            var options = RecoveryOptions(
-                geometry: configuration.geometry, limits: configuration.limits.journal,
-                chunkBytesMax: configuration.limits.chunkBytes,
-                tailBudgetBytes: configuration.limits.tailBytesMax,
-                serverID: UInt64.random(in: 1 ... .max), journalID: UInt64.random(in: 1 ... .max),
-                now: Clock.wall)
-            options.boot = SystemText.bootID ?? 0
-            let recovered = try Recovery(
-                storage: PosixStorage(root: configuration.dataDirectory), options: options
-            ).run { progress in control.publish { $0.progress = progress } }
+            if number > 0 { try take(cpu: configuration.cpu) }
+            guard let recovered = slot.take() else { return .failed("nothing was recovered") }
             if let conflict = configuration.limits.conflict(
                 geometry: recovered.identity.geometry)
             {
@@ -90,38 +181,27 @@ package enum ShardThread {
             if configuration.takesMemory {
                 MemoryTaker.start(recovered.state.pool.budget, avoiding: configuration.cpu)
             }
-            let report = recovered.report
-            let serverID = recovered.identity.serverID
-            let geometry = recovered.identity.geometry
-            let seconds = Double(Clock.monotonic.since(began)) / 1e9
-            control.publish {
-                $0.recovery = report
-                $0.serverID = serverID
-                $0.geometry = geometry
-                $0.recoverySeconds = seconds
-                $0.stage = "starting"
-            }
+            let owned = configuration.listeners(of: number)
+            configuration.listeners = owned
             var machine = ShardMachine(
                 recovered: recovered, limits: configuration.limits,
-                addresses: configuration.addresses, now: Clock.now)
+                addresses: configuration.addresses, shards: crew.controls.count, now: Clock.now)
             machine.hostFacts = configuration.hostFacts
             switch configuration.loop {
             case .uring:
                 var shard = try Shard<RingPort>(
-                    machine: machine, configuration: configuration, control: control, log: log)
+                    machine: machine, configuration: configuration, control: control,
+                    mail: crew.mail, log: log)
                 shard.run()
             case .epoll:
                 var shard = try Shard<EpollPort>(
-                    machine: machine, configuration: configuration, control: control, log: log)
+                    machine: machine, configuration: configuration, control: control,
+                    mail: crew.mail, log: log)
                 shard.run()
             }
             return .stopped
-        } catch let error as RecoveryError {
-            return .failed(error.description)
-        } catch let error as SystemError {
-            return .failed(error.description)
         } catch {
-            return .failed("\(error)")
+            return .failed(error.description)
         }
     }
 }

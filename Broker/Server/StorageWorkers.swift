@@ -11,8 +11,9 @@ internal import Synchronization
 struct StorageJob: @unchecked Sendable {
     var token: UInt64
     var operation: StorageOperation
-    /// Of the file, or of the directory that the name is in.
+    /// Of the file, or of the data directory that names are below.
     var descriptor: Int32
+    var folder: ShardFolder
     /// Of an `open`.
     var flags: Int32 = 0
 
@@ -27,9 +28,10 @@ struct StorageJob: @unchecked Sendable {
         case .syncDirectory: answer(fsync(descriptor))
         case .allocate(_, let position, let bytes):
             millrace_allocate(descriptor, Int64(position), Int64(bytes))
-        case .open(_, let name, _): answer(openat(descriptor, name.path, flags, OpenFiles.mode))
+        case .open(_, let name, _):
+            answer(openat(descriptor, folder.path(name), flags, OpenFiles.mode))
         case .close: answer(Glibc.close(descriptor))
-        case .remove(let name): answer(unlinkat(descriptor, name.path, 0))
+        case .remove(let name): answer(unlinkat(descriptor, folder.path(name), 0))
         }
     }
 

@@ -141,7 +141,7 @@ extension ShardMachine {
     }
 
     private var checkpointIsDue: Bool {
-        if stage == .starting { return true }
+        if stage == .starting { return mayBeginFirstCheckpoint }
         if stage == .stopped { return false }
         if stage == .stopping { return stopMayFinish && !checkpointer.finalIsDone }
         if checkpointer.isDue { return true }
@@ -472,7 +472,7 @@ extension ShardMachine {
         }
         checkpointer.enter(.idle)
         if checkpointer.isFinal { checkpointer.finalIsDone = true }
-        if stage == .starting { stage = .ready }
+        if stage == .starting { firstCheckpointIsDone() }
         if !writeBehind.starved.isEmpty { closeIdleFiles() }
         wakesParked = true
     }
@@ -494,7 +494,8 @@ extension ShardMachine {
 
     /// True when every promised answer is out, or the time for it is over.
     private var stopMayFinish: Bool {
-        (waitingList.isEmpty && immediateList.isEmpty && !journal.isDirty && sendList.isEmpty)
+        (waitingList.isEmpty && immediateList.isEmpty && !journal.isDirty && sendList.isEmpty
+            && peers.isQuiet)
             || now.monotonic >= stopDeadline
     }
 

@@ -1,6 +1,15 @@
 package import BrokerBasics
 internal import WireProtocol
 
+/// Where a link's other end is.
+package struct Relay {
+    package let shard: UInt16
+    /// The front's number of it.
+    package let link: Int32
+    /// The front itself speaks.
+    package let isOwn: Bool
+}
+
 /// One client's connection as the machine sees it: protocol state, what came and is not worked on,
 /// what waits to be sent. Lives at a fixed address in the shard's pool.
 package struct Connection {
@@ -56,6 +65,14 @@ package struct Connection {
     /// Answers that wait for the journal to be written.
     package var waitingWritten = ConfirmQueue()
     package var isWaitingListed = false
+
+    /// It is the owner's end of a link, not a socket.
+    package var relay: Relay?
+    /// Bytes of the front's that are in flight until they are worked on.
+    package var owesTaken: Int32 = 0
+    /// The front's ends of this client's links, and its subscriptions that other shards serve.
+    package var firstUplink: Int32 = -1
+    package var firstRouted: Int32 = -1
 
     package var firstSubscription: Int32 = -1
     package var subscriptionCount = 0

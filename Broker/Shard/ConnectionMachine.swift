@@ -207,6 +207,10 @@ extension ShardMachine {
                 request, .deadlineExceeded,
                 "the deadline of \(header.argument) µs passed before the request was worked on")
         }
+        let isRelayed = connection.pointee.relay != nil
+        if isRelayed, let opcode = PeerOpcode(rawValue: header.opcode) {
+            return handle(request, opcode)
+        }
         guard let opcode = named else {
             return refuse(request, .unknownOpcode, "opcode \(header.opcode) is not a request")
         }
@@ -218,6 +222,9 @@ extension ShardMachine {
         }
         if diskLevel == .readsOnly, opcode == .queueCreate || opcode == .producerOpen {
             return refuseForSpace(request)
+        }
+        if !peers.isAlone, !isRelayed, let outcome = route(request, opcode, frame) {
+            return outcome
         }
         switch opcode {
         case .hello: return hello(request)
@@ -236,6 +243,7 @@ extension ShardMachine {
         case .groupDescribe: return groupDescribe(request)
         case .groupList: return groupList(request)
         case .serverDescribe: return serverDescribe(request)
+        case .shardList: return shardList(request)
         case .goodbye, .publish, .confirm, .deliver, .assignment, .ended, .skipped, .error:
             return refuse(request, .unknownOpcode, "\(opcode) is not a request")
         }
@@ -284,11 +292,11 @@ extension ShardMachine {
 
     /// Replies when every change so far is durable: nobody sees what a crash can take back.
     mutating func reply(_ request: Request, _ message: some WireMessage) -> Outcome {
-        let frame = FrameHeader(
-            opcode: Opcode(rawValue: request.header.opcode) ?? .error,
-            flags: FrameHeader.replyFlag, correlation: request.header.correlation,
-            stream: request.header.stream
-        ).frame(body: message.encoded)
+        var header = FrameHeader(
+            opcode: .ping, flags: FrameHeader.replyFlag, correlation: request.header.correlation,
+            stream: request.header.stream)
+        header.opcode = request.header.opcode
+        let frame = header.frame(body: message.encoded)
         guard frame.count <= Int(connections[request.connection].pointee.frameBytesMax) else {
             return refuse(
                 request, .frameTooLarge,
@@ -447,8 +455,12 @@ extension ShardMachine {
         let connection = connections[index]
         guard connection.pointee.state != .closed else { return }
         connection.pointee.state = .closed
-        counters.connectionsClosed += 1
+        if connection.pointee.relay == nil { counters.connectionsClosed += 1 }
         dropSubscriptions(of: index)
+        if !peers.isAlone {
+            dropRouted(of: index)
+            closeUplinks(of: index)
+        }
         closeList.append(index)
     }
 }

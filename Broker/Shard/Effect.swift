@@ -10,6 +10,8 @@ package enum Effect {
     /// Close; `ShardMachine.released` follows when nothing of the connection is in flight.
     case close(connection: Int32)
     case storage(StorageRequest)
+    /// Put a message into the mailbox to another shard.
+    case post(shard: UInt16, lane: PeerLane, PeerMessage)
 }
 
 /// The fixed buffer between machine and loop: the seam allocates nothing. What does not fit stays in

@@ -69,6 +69,18 @@ package struct ShardLimits: Sendable, Equatable {
         return limits
     }
 
+    /// The limits of one of `shards` shards: memory and the reserve are the broker's, and divided.
+    package func divided(among shards: Int) -> ShardLimits {
+        guard shards > 1 else { return self }
+        var limits = self
+        limits.sendMemoryBytesMax /= shards
+        limits.tailBytesMax = max(
+            tailBytesMax / shards, 4 * max(chunkBytes, Int(frameBytesMax)))
+        let block = UInt64(JournalGeometry.blockBytes)
+        limits.reserveBytes = reserveBytes / UInt64(shards) / block * block
+        return limits
+    }
+
     /// Says which limits don't fit together; `nil` when all do.
     package func conflict(geometry: JournalGeometry) -> LimitConflict? {
         let group = journal.groupBytesMax

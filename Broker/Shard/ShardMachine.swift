@@ -34,6 +34,9 @@ package struct ShardMachine: ~Copyable {
     var sweep: JournalSweep
     package var checkpointer: Checkpointer
     package var coldReader: ColdReader
+    package var peers: Peers
+    /// Of them, those that are sockets.
+    package var socketCount = 0
 
     /// What journal groups commit when they are on stable storage, and when they are written.
     var syncedNotes = CommitNotes()
@@ -130,7 +133,7 @@ package struct ShardMachine: ~Copyable {
 
     package init(
         recovered: consuming RecoveredShard, limits: ShardLimits, addresses: [ShardAddress],
-        now: Instant, faults: StorageFaults = StorageFaults()
+        shards: Int = 1, now: Instant, faults: StorageFaults = StorageFaults()
     ) {
         self.limits = limits
         self.addresses = addresses
@@ -145,7 +148,11 @@ package struct ShardMachine: ~Copyable {
             journalID: recovered.identity.journalID, term: term, position: position.journal,
             recycleBound: position.replayFrom)
         journal.faults = faults
-        connections = StablePool(capacityMax: limits.connectionsMax)
+        // Each other shard may have a link for each of its clients, and one of its own.
+        let linksMax = shards > 1 ? (limits.connectionsMax + 1) * shards : 0
+        connections = StablePool(capacityMax: limits.connectionsMax + linksMax)
+        peers = Peers(
+            own: recovered.state.shard, count: shards, turn: recovered.turn, linksMax: linksMax)
         subscriptions = StablePool(capacityMax: 1 << 20)
         readers = StablePool(capacityMax: 1 << 22)
         sendPool = SendPool(
@@ -202,7 +209,7 @@ package struct ShardMachine: ~Copyable {
     package mutating func opened(peer: String) -> Int32? {
         guard stage == .ready else { return nil }
         let generation = nextGeneration
-        guard
+        guard socketCount < limits.connectionsMax,
             let index = connections.insert(
                 Connection(
                     generation: generation, openedAt: now.monotonic, peer: peer,
@@ -212,6 +219,7 @@ package struct ShardMachine: ~Copyable {
             return nil
         }
         nextGeneration &+= 1
+        socketCount += 1
         counters.connectionsOpened += 1
         return index
     }
@@ -227,6 +235,7 @@ package struct ShardMachine: ~Copyable {
         guard connections.contains(index) else { return }
         let connection = connections[index]
         dropSubscriptions(of: index)
+        if connection.pointee.relay == nil { socketCount -= 1 }
         connection.pointee.send.release(pool: &sendPool)
         wakesStarved = true
         connection.pointee.release()
@@ -262,6 +271,10 @@ package struct ShardMachine: ~Copyable {
             dispatchList.append(index)
         }
         if connection.pointee.isParked { wakesParked = true }
+        if connection.pointee.firstUplink >= 0 {
+            wakeRouted(index)
+            peers.wakesBlocked = true
+        }
         return nil
     }
 
@@ -284,6 +297,7 @@ package struct ShardMachine: ~Copyable {
 
     /// Draws the conclusions of this cycle's inputs. See the top of the file for the order.
     package mutating func advance() {
+        if !peers.isAlone { advancePeers() }
         applyDurable()
         resumeBlocked()
         dispatch()
@@ -294,7 +308,11 @@ package struct ShardMachine: ~Copyable {
         if !endings.isEmpty { endSubscriptions() }
         advanceCheckpoint()
         if now.monotonic.since(lastHousekeeping) >= .milliseconds(1) { housekeep() }
-        guard wakesParked else { return }
+        if wakesParked { wakeParked() }
+        if !peers.isAlone { takeOwnMessages() }
+    }
+
+    private mutating func wakeParked() {
         // Those who go on may make room for those who can't yet: then it stays set.
         wakesParked = false
         guard !parkedList.isEmpty else { return }
@@ -303,11 +321,18 @@ package struct ShardMachine: ~Copyable {
         answerImmediate()
     }
 
+    private mutating func advancePeers() {
+        takeOwnMessages()
+        advanceBroadcasts()
+        wakeBlockedUplinks()
+    }
+
     /// Turns what is pending into effects, as far as they fit. Sends first: what is confirmed or
     /// delivered is ready, and a journal write costs the core 13 µs to submit.
     package mutating func emit(into effects: inout EffectBuffer) {
         emitSends(into: &effects)
         emitFlow(into: &effects)
+        emitPosts(into: &effects)
         emitJournal(into: &effects)
         emitWriteBehind(into: &effects)
         emitColdReads(into: &effects)
@@ -332,6 +357,7 @@ package struct ShardMachine: ~Copyable {
     package var hasPendingEffects: Bool {
         !sendList.isEmpty || !flowList.isEmpty || !closeList.isEmpty || !dirtyPartitions.isEmpty
             || !dispatchList.isEmpty || (wakesParked && !parkedList.isEmpty) || hasPendingStorage
+            || peers.hasOutgoing
     }
 
     private var hasPendingStorage: Bool {
@@ -388,6 +414,14 @@ package struct ShardMachine: ~Copyable {
                         .storageFailed, message)
                 }
             }
+        }
+        while let broadcast = peers.broadcasts.first {
+            peers.broadcasts.removeFirst()
+            let refusal = Refusal(
+                errorClass: StatusCode.storageFailed.errorClass.rawValue, message: message)
+            peers.gatherings[broadcast.gathering]?.refusal = (.storageFailed, refusal.encoded)
+            peers.gatherings[broadcast.gathering]?.awaited = 0
+            finishGathering(broadcast.gathering)
         }
         while let reply = deferred.first {
             deferred.removeFirst()
@@ -602,6 +636,13 @@ package struct ShardMachine: ~Copyable {
             guard !connection.pointee.isCloseEmitted,
                 let (bytes, count) = connection.pointee.send.startSend()
             else { continue }
+            if let relay = connection.pointee.relay {
+                peers.post(
+                    PeerMessage(
+                        .bytes, isReply: true, link: relay.link, bytes: bytes, count: count),
+                    to: relay.shard, lane(relay))
+                continue
+            }
             effects.append(.send(connection: index, bytes: bytes, count: count))
         }
     }
@@ -612,6 +653,13 @@ package struct ShardMachine: ~Copyable {
             guard connections.contains(index) else { continue }
             let connection = connections[index]
             guard connection.pointee.state != .closed else { continue }
+            if connection.pointee.relay != nil {
+                // Its front stops by itself as long as what it sent is not taken.
+                if !connection.pointee.isParked { take(index) }
+                connection.pointee.needsPause = false
+                connection.pointee.needsResume = false
+                continue
+            }
             if connection.pointee.needsPause, !connection.pointee.isReceivePaused {
                 connection.pointee.isReceivePaused = true
                 effects.append(.pauseReceive(connection: index))
@@ -650,7 +698,11 @@ package struct ShardMachine: ~Copyable {
                 continue
             }
             connections[index].pointee.isCloseEmitted = true
-            effects.append(.close(connection: index))
+            if connections[index].pointee.relay != nil {
+                finishRelay(index)
+            } else {
+                effects.append(.close(connection: index))
+            }
         }
     }
 
@@ -667,6 +719,10 @@ package struct ShardMachine: ~Copyable {
         expireProducers()
         // Memory for send buffers may have come back from another connection.
         wakesBlocked = true
+        if !peers.isAlone {
+            peers.wakesBlocked = true
+            wakesParked = true
+        }
         for place in 0..<connections.limit {
             let index = Int32(place)
             guard connections.contains(index) else { continue }
@@ -690,10 +746,16 @@ package struct ShardMachine: ~Copyable {
         guard now.monotonic.since(counters.lastProducerScan) > .seconds(60) else { return }
         counters.lastProducerScan = now.monotonic
         let window = UInt64.seconds(UInt64(limits.producerExpirySeconds))
-        guard now.wall.nanoseconds > window, stage == .ready else { return }
-        for producer in state.producers.idle(since: now.wall.nanoseconds - window) {
-            guard change(.producerExpired(producer)) else { return }
+        guard now.wall.nanoseconds > window, stage == .ready, peers.own == 0 else { return }
+        let idle = state.producers.idle(since: now.wall.nanoseconds - window)
+        guard peers.isAlone else {
+            if !idle.isEmpty {
+                askForIdleProducers(
+                    Array(idle.prefix(1000)), since: now.wall.nanoseconds - window)
+            }
+            return
         }
+        for producer in idle { guard change(.producerExpired(producer)) else { return } }
     }
 }
 
@@ -747,6 +809,11 @@ struct Fifo<Element> {
         elements[head] = nil
         head = (head &+ 1) & (elements.count &- 1)
         count &-= 1
+    }
+    mutating func updateFirst(_ body: (inout Element) -> Void) {
+        guard var element = elements[head] else { return }
+        body(&element)
+        elements[head] = element
     }
     /// Changes the element that was appended `back` before the last.
     @inline(__always)

@@ -8,6 +8,8 @@ package struct ShardCounters: Sendable {
     package var receivedBytes: UInt64 = 0
     package var sentBytes: UInt64 = 0
     package var frames: UInt64 = 0
+    /// Publishes whose partition lives on another shard.
+    package var forwardedFrames: UInt64 = 0
     package var badFrames: UInt64 = 0
     package var refusals: UInt64 = 0
     package var publishedRecords: UInt64 = 0

@@ -16,7 +16,7 @@ package struct Brokerctl: ParsableCommand {
                   brokerctl queue create orders --partitions 8
                   brokerctl --server broker-1:7400 queue ls -o json
                 """,
-            subcommands: [Server.self, Queue.self, Group.self]
+            subcommands: [Server.self, Shard.self, Queue.self, Group.self]
         )
     }
 
@@ -30,6 +30,15 @@ struct Server: ParsableCommand {
         CommandConfiguration(
             abstract: "The server itself.",
             subcommands: [Status.self]
+        )
+    }
+}
+
+struct Shard: ParsableCommand {
+    static var configuration: CommandConfiguration {
+        CommandConfiguration(
+            abstract: "Shards: threads on cores, each with partitions and a journal of its own.",
+            subcommands: [List.self, Info.self]
         )
     }
 }

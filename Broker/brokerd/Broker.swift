@@ -16,12 +16,22 @@ internal import WireProtocol
 enum Broker {
     static let version = "0.1.0"
 
-    /// How a shard's thread tells that it has ended.
+    /// How the shards' threads tell that they have ended.
     private final class Ending: Sendable {
-        private let end = Mutex<ShardEnd?>(nil)
-        var value: ShardEnd? { end.withLock { $0 } }
-        func set(_ value: ShardEnd) {
-            end.withLock { $0 = value }
+        private let shards: Int
+        private let ends = Mutex<[ShardEnd]>([])
+
+        init(shards: Int) { self.shards = shards }
+
+        /// How all have ended, or one that failed.
+        var value: ShardEnd? {
+            ends.withLock { ends in
+                for case .failed(let what) in ends { return .failed(what) }
+                return ends.count == shards ? .stopped : nil
+            }
+        }
+        func add(_ end: ShardEnd) {
+            ends.withLock { $0.append(end) }
             ProcessSignals.poke()
         }
     }
@@ -63,7 +73,8 @@ enum Broker {
         let takesMemory = checkMemory(UInt64(options.limits.tailBytesMax), logger)
         let directory = try DataDirectory(path: options.dataDirectory)
         // Everything that is started from here on stays off the shard's CPU; the shard pins itself.
-        if let cpu = options.cpu { CoreMap.keepOff(cpu: cpu) }
+        let pinned = Array(options.cpus.prefix(options.shards))
+        CoreMap.keepOff(cpus: pinned)
         let host = HostFacts.gather(dataDirectory: options.dataDirectory)
         let facts = host.pairs(
             idle: options.idle,
@@ -75,13 +86,17 @@ enum Broker {
         )
         say(facts, host, loop, directory.directAlignment, options, logger)
 
-        let sockets = try Sockets(options.listen)
-        let control = ShardControl(loop: loop)
-        let pages = AdminPages(control: control, version: version)
+        let sockets = try Sockets(options.listen, shards: options.shards)
+        let controls = (0..<options.shards).map { _ in ShardControl(loop: loop) }
+        let pages = AdminPages(controls: controls, version: version)
         let admin = try startAdmin(options, pages, logger)
 
-        let relay = EventRelay(logger: logger)
-        let ending = Ending()
+        let relays = controls.indices.map { number in
+            var named = logger
+            if controls.count > 1 { named[metadataKey: "shard"] = "\(number)" }
+            return EventRelay(logger: named)
+        }
+        let ending = Ending(shards: controls.count)
         try ShardThread.start(
             ShardConfiguration(
                 dataDirectory: options.dataDirectory,
@@ -89,22 +104,23 @@ enum Broker {
                 geometry: options.geometry,
                 idle: options.idle,
                 loop: loop.kind,
-                cpu: options.cpu,
                 listeners: sockets.descriptors,
+                ownListeners: sockets.ownDescriptors,
                 addresses: sockets.shardAddresses,
                 usesDirectIO: directory.directAlignment != nil,
                 hostFacts: facts,
                 takesMemory: takesMemory
             ),
-            control: control,
-            log: { relay.append($0) },
-            ended: { ending.set($0) }
+            cpus: pinned,
+            controls: controls,
+            log: { relays[Int($0)].append($1) },
+            ended: { ending.add($1) }
         )
 
-        let code = watch(control, ending, pages, logger, options) {
-            sayReady(control.current, sockets.addresses, admin, options, logger)
+        let code = watch(controls, ending, pages, logger, options) {
+            sayReady(controls, sockets, admin, options, logger)
         }
-        relay.drain()
+        for relay in relays { relay.drain() }
         sockets.close()
         return code
     }
@@ -156,7 +172,7 @@ enum Broker {
 
     /// Waits for signals and for the shard's end.
     private static func watch(
-        _ control: ShardControl,
+        _ controls: [ShardControl],
         _ ending: Ending,
         _ pages: AdminPages,
         _ logger: Logger,
@@ -176,20 +192,23 @@ enum Broker {
                 isStopping = true
                 logger.record(.notice, "stopping", "\(name): bringing to disk what was promised")
                 pages.beginStop()
-                control.stop()
+                for control in controls { control.stop() }
             case .poke, .timeout: break
             }
-            if !isReady, control.current.stage == "ready" {
+            if !isReady, controls.allSatisfy({ $0.current.stage == "ready" }) {
                 isReady = true
                 if !isStopping { whenReady() }
             }
-            if let end = ending.value { return finish(end, control.current, isStopping, logger) }
+            if let end = ending.value {
+                let failure = controls.compactMap(\.current.failure).first
+                return finish(end, failure, isStopping, logger)
+            }
         }
     }
 
     private static func finish(
         _ end: ShardEnd,
-        _ published: ShardControl.Published,
+        _ failure: String?,
         _ wasAsked: Bool,
         _ logger: Logger
     ) -> Int32 {
@@ -198,7 +217,7 @@ enum Broker {
             logger.record(.critical, "failed", "\(what)")
             return 1
         case .stopped:
-            if let failure = published.failure {
+            if let failure {
                 logger.record(.critical, "failed", "stopped after a storage failure: \(failure)")
                 return 1
             }
@@ -257,16 +276,30 @@ enum Broker {
     }
 
     private static func sayReady(
-        _ published: ShardControl.Published,
-        _ listen: [ServerAddress],
+        _ controls: [ShardControl],
+        _ sockets: Sockets,
         _ admin: AdminAddress?,
         _ options: ServerOptions,
         _ logger: Logger
     ) {
+        let published = controls[0].current
         var fields: Logger.Metadata = [
-            "listen": .array(listen.map { .string($0.description) }),
+            "listen": .array(sockets.addresses.map { .string($0.description) }),
             "admin": .string(admin?.description ?? "off"),
         ]
+        if controls.count > 1 {
+            fields["shards"] = number(controls.count)
+            fields["shard_addresses"] = .array(
+                sockets.shardAddresses.map { .string("\($0.shard)=\($0.address)") }
+            )
+        }
+        for (shard, control) in controls.enumerated().dropFirst() {
+            var named = logger
+            named[metadataKey: "shard"] = "\(shard)"
+            if let recovery = control.current.recovery {
+                sayRecovery(recovery, control.current.recoverySeconds ?? 0, named)
+            }
+        }
         if let loop = published.loop { fields["loop"] = .string(loop.kind.rawValue) }
         if let serverID = published.serverID { fields["server_id"] = hex(serverID) }
         if let recovery = published.recovery {
@@ -338,22 +371,56 @@ private struct Sockets {
         init(_ listener: consuming Listener) { self.listener = listener }
     }
     private var open: [Open] = []
+    /// By shard: where it alone listens. Empty with one shard, which is at every address.
+    private var own: [[Open]] = []
     let addresses: [ServerAddress]
     let descriptors: [Int32]
 
-    init(_ wanted: [ServerAddress]) throws(SystemError) {
+    init(_ wanted: [ServerAddress], shards: Int) throws(SystemError) {
         var open: [Open] = []
         for address in wanted { open.append(Open(try Listener(address))) }
         addresses = open.map { $0.listener.address }
         descriptors = open.map { $0.listener.descriptor }
         self.open = open
+        guard shards > 1 else { return }
+        for shard in 0..<shards {
+            var listeners: [Open] = []
+            for address in addresses {
+                listeners.append(Open(try Listener(address.ofShard(shard, wanted: wanted))))
+            }
+            own.append(listeners)
+        }
     }
 
-    /// What HELLO answers: shard 0 is at each of them.
+    var ownDescriptors: [[Int32]] { own.map { $0.map { $0.listener.descriptor } } }
+
+    /// What HELLO answers: where each shard can be reached directly.
     var shardAddresses: [ShardAddress] {
-        addresses.map { ShardAddress(shard: 0, address: $0.description) }
+        guard !own.isEmpty else {
+            return addresses.map { ShardAddress(shard: 0, address: $0.description) }
+        }
+        return own.enumerated().flatMap { shard, listeners in
+            listeners.map {
+                ShardAddress(
+                    shard: UInt16(shard), address: $0.listener.address.description)
+            }
+        }
     }
 
     /// Removes the files of Unix sockets as well.
-    func close() { withExtendedLifetime(open) {} }
+    func close() { withExtendedLifetime((open, own)) {} }
+}
+
+extension ServerAddress {
+    /// Where one shard listens for itself: the ports behind that of the address, or any where that was
+    /// any; a socket file's name with the shard behind it.
+    fileprivate func ofShard(_ shard: Int, wanted: [ServerAddress]) -> ServerAddress {
+        switch self {
+        case .tcp(let host, let port):
+            let isAny = !wanted.contains { $0 == self }
+            let next = UInt32(port) + 1 + UInt32(shard)
+            return .tcp(host: host, port: isAny || next > UInt32(UInt16.max) ? 0 : UInt16(next))
+        case .unix(let path): return .unix(path: "\(path).\(shard)")
+        }
+    }
 }

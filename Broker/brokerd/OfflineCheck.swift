@@ -43,29 +43,31 @@ struct OfflineCheck {
             now: Clock.wall
         )
         recovery.boot = SystemText.bootID ?? 0
-        return try DirectoryCheck(
-            storage: PosixStorage(root: directory.path),
-            options: recovery
-        ).run()
+        let root = directory.path
+        return try DirectoryCheck(options: recovery) {
+            PosixStorage(root: root, folder: ShardFolder(shard: $0))
+        }.run()
     }
 
     private func tell(_ report: DirectoryReport, _ say: (String) -> Void) -> Int32 {
         for damage in report.damages { say("damaged: \(damage)") }
-        guard let recovery = report.recovery else {
+        guard !report.recoveries.isEmpty else {
             say("a start would be refused; segments were not read")
             return 1
         }
-        for range in recovery.lostRanges { say("a start would declare lost: \(range)") }
-        if recovery.tornBytes > 0 {
+        for recovery in report.recoveries {
+            for range in recovery.lostRanges { say("a start would declare lost: \(range)") }
+            guard recovery.tornBytes > 0 else { continue }
             say(
                 "a start would drop a torn tail of \(recovery.tornBytes) bytes, never confirmed at synced"
             )
         }
+        let journalBytes = report.recoveries.reduce(0) { $0 + $1.journalBytesRead }
         say(
             "checked \(report.queues) queues, \(report.partitions) partitions, "
                 + "\(report.segments) segments with \(report.chunks) chunks, \(report.batches) "
                 + "batches and \(OptionValue.sizeText(report.segmentBytes)), "
-                + "\(OptionValue.sizeText(recovery.journalBytesRead)) of the journal: "
+                + "\(OptionValue.sizeText(journalBytes)) of the journal: "
                 + (report.damages.isEmpty
                     ? "nothing is damaged" : "\(report.damages.count) places are damaged")
         )

@@ -28,8 +28,9 @@ public enum Opcode: UInt16, Sendable, CaseIterable {
     case groupList = 0x0402
 
     case serverDescribe = 0x0501
+    case shardList = 0x0502
 
-    // 0x0600 ..< 0x0700 cache, 0x0700 ..< 0x0800 shards: reserved.
+    // 0x0600 ..< 0x0700 cache, 0x0700 ..< 0x0800 what shards say to each other: reserved.
 
     case error = 0xFF01
 
@@ -39,7 +40,7 @@ public enum Opcode: UInt16, Sendable, CaseIterable {
         case .queueCreate, .queueAlter, .queueDelete, .queuePurge, .producerOpen, .subscribe: true
         case .hello, .ping, .goodbye, .queueDescribe, .queueList, .publish, .confirm, .unsubscribe,
             .credit, .deliver, .ack, .assignment, .ended, .skipped, .groupDescribe, .groupList,
-            .serverDescribe, .error:
+            .serverDescribe, .shardList, .error:
             false
         }
     }

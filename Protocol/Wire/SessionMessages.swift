@@ -96,6 +96,33 @@ public struct HelloReply: WireMessage {
     }
 }
 
+/// What one shard says of itself, as names and texts in a stable order.
+public struct ShardInfo: WireMessage {
+    public var shard: UInt16
+    public var facts: [Pair]
+    public init(shard: UInt16, facts: [Pair]) {
+        self.shard = shard
+        self.facts = facts
+    }
+    public func encode(into builder: inout ByteBuilder) {
+        builder.put(shard)
+        builder.put(list: facts)
+    }
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
+        shard = try parser.u16()
+        facts = try parser.list(of: Pair.self, itemBytesMin: 4)
+    }
+}
+
+public struct ShardListReply: WireMessage {
+    public var shards: [ShardInfo]
+    public init(shards: [ShardInfo]) { self.shards = shards }
+    public func encode(into builder: inout ByteBuilder) { builder.put(list: shards) }
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
+        shards = try parser.list(of: ShardInfo.self, itemBytesMin: 6)
+    }
+}
+
 /// What the server says of itself, as names and texts in a stable order.
 public struct ServerDescription: WireMessage {
     public var facts: [Pair]

@@ -24,7 +24,7 @@ import Testing
             ]
         }
         #expect(
-            MetricText.render([metric], source) == """
+            MetricText.render([metric], [source]) == """
                 # HELP millrace_lag How far\\nbehind \\\\ back.
                 # TYPE millrace_lag gauge
                 millrace_lag{queue="a",group="g"} 7
@@ -46,7 +46,7 @@ import Testing
         let metric = Metric("write_seconds", .histogram, .seconds, "Writes.") { _ in
             [Sample(.histogram(sample), [("disk", "a")])]
         }
-        let text = MetricText.render([metric], source)
+        let text = MetricText.render([metric], [source])
         let buckets = text.split(separator: "\n").filter { $0.contains("_bucket{") }
         let counts = buckets.compactMap { $0.split(separator: " ").last.flatMap { UInt64($0) } }
         #expect(counts == counts.sorted())
@@ -77,7 +77,7 @@ import Testing
 
     @Test("before the shard has reported, every metric is named and what is known has a value")
     func beforeReports() {
-        let text = MetricText.render(MetricTable.metrics, source)
+        let text = MetricText.render(MetricTable.metrics, [source])
         for metric in MetricTable.metrics {
             #expect(text.contains("# HELP \(metric.name) "))
             #expect(text.contains("# TYPE \(metric.name) \(metric.kind.rawValue)\n"))
@@ -90,7 +90,7 @@ import Testing
 }
 
 @Suite struct AdminPagesTests {
-    private let pages = AdminPages(control: ShardControl(), version: "9")
+    private let pages = AdminPages(controls: [ShardControl()], version: "9")
 
     @Test("while a shard recovers it is alive, not ready, and its metrics are there")
     func recovering() async {
@@ -112,7 +112,7 @@ import Testing
     @Test("before its loop has run once a shard is alive, however long its recovery takes")
     func recoveringForLong() async {
         let control = ShardControl()
-        let pages = AdminPages(control: control, version: "9")
+        let pages = AdminPages(controls: [control], version: "9")
         for stage in ["checkpoint", "journal", "segments"] {
             control.publish { $0.progress.stage = stage }
             let health = await pages.answer(path: "/healthz", query: [])
@@ -134,7 +134,7 @@ import Testing
         "after a storage failure it is alive, not ready, and says what failed, also while it stops")
     func storageFailure() async {
         let control = ShardControl()
-        let pages = AdminPages(control: control, version: "9")
+        let pages = AdminPages(controls: [control], version: "9")
         control.beat(Clock.monotonic)
         control.publish { $0.stage = "ready" }
         #expect(await pages.answer(path: "/readyz", query: []).status == 200)
@@ -150,9 +150,11 @@ import Testing
         }
         let text = MetricText.render(
             MetricTable.metrics,
-            MetricSource(
-                version: "9", published: control.current, isReady: false, beatAgeSeconds: 0,
-                startTimeSeconds: 0))
+            [
+                MetricSource(
+                    version: "9", published: control.current, isReady: false, beatAgeSeconds: 0,
+                    startTimeSeconds: 0)
+            ])
         #expect(text.contains("\nmillrace_storage_failed 1\n"))
     }
 

@@ -179,7 +179,7 @@ enum ControlTool {
     func usage() throws {
         for (options, message) in [
             (["--no-such-option", "1"], "unknown option --no-such-option"),
-            (["--shards", "2"], "--shards 2: more than one shard comes with a later version"),
+            (["--shards", "300"], "--shards: '300' is not accepted"),
             (["--journal-size", "1MiB"], "raise --journal-size"),
         ] {
             let broker = try BrokerProcess(options: options)

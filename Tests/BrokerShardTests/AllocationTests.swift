@@ -27,7 +27,11 @@ private struct MeteredLoop: ~Copyable {
         let options = RecoveryOptions(
             geometry: geometry, limits: limits.journal, chunkBytesMax: limits.chunkBytes,
             tailBudgetBytes: limits.tailBytesMax, serverID: 7, journalID: 11, now: wall)
-        let recovered = try Recovery(storage: SimulatedDisk(), options: options).run()
+        let disk = SimulatedDisk()
+        let outcome = try BrokerRecovery(options: options, segmentBytes: limits.segmentBytes) {
+            disk.folder($0)
+        }.run(shards: 1)
+        guard let recovered = outcome.shards[0].take() else { fatalError("taken once") }
         machine = ShardMachine(
             recovered: recovered, limits: limits, addresses: [],
             now: Instant(monotonic: MonotonicTime(nanoseconds: now), wall: wall))
@@ -65,6 +69,7 @@ private struct MeteredLoop: ~Copyable {
             allocation_count_end()
         case .close(let index): machine.released(index)
         case .pauseReceive, .resumeReceive: break
+        case .post: break
         case .storage(let request):
             let result: Int32
             switch request.operation {

@@ -37,7 +37,7 @@ struct DirectoryCheckTests {
             tailBudgetBytes: settings.limits.tailBytesMax, serverID: 7, journalID: 11,
             now: WallTime(nanoseconds: 1_700_000_100_000_000_000))
         options.boot = disk.boot
-        return try DirectoryCheck(storage: disk, options: options).run()
+        return try DirectoryCheck(options: options) { disk.folder($0) }.run()
     }
 
     @Test("a whole directory has nothing damaged, and is as it was")
@@ -46,7 +46,7 @@ struct DirectoryCheckTests {
         let before = disk.allNames.map { disk.bytes($0, at: 0, count: disk.length($0)) }
         let report = try Self.check(disk)
         #expect(report.damages.isEmpty, "\(report.damages)")
-        #expect(report.recovery != nil)
+        #expect(!report.recoveries.isEmpty)
         #expect(report.queues == 2 && report.partitions == 2)
         #expect(report.segments >= 4 && report.chunks > report.segments)
         #expect(report.batches >= 100)
@@ -100,12 +100,12 @@ struct DirectoryCheckTests {
         let disk = try Self.used()
         disk.flip(.journal(0), bit: (4096 + 80) * 8)
         let journal = try Self.check(disk)
-        #expect(journal.recovery == nil || journal.damages.isEmpty)
+        #expect(journal.recoveries.isEmpty || journal.damages.isEmpty)
         let other = try Self.used()
         let file = try #require(other.allNames.first { $0.directory == .segments })
         other.unlink(file)
         let missing = try Self.check(other)
-        #expect(missing.recovery == nil)
+        #expect(missing.recoveries.isEmpty)
         #expect(missing.damages.count == 1)
         #expect(missing.damages[0].file == file.path)
     }

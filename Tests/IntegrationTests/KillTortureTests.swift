@@ -138,14 +138,24 @@ import WireProtocol
     func kills(loop: LoopKind) throws {
         let again = "again: MILLRACE_SEED=\(Self.seed) swift test -c release --filter Torture"
         do {
-            try torture(loop, again)
+            try torture(loop, [1], again)
         } catch {
             Issue.record("\(error) (\(again))")
         }
     }
 
-    private func torture(_ loop: LoopKind, _ again: String) throws {
-        let broker = try LiveBroker(loop)
+    @Test("so with several shards, and another number of them after each kill")
+    func killsOfShards() throws {
+        let again = "again: MILLRACE_SEED=\(Self.seed) swift test -c release --filter Torture"
+        do {
+            try torture(.uring, [2, 2, 3, 1, 3], again)
+        } catch {
+            Issue.record("\(error) (\(again))")
+        }
+    }
+
+    private func torture(_ loop: LoopKind, _ shards: [Int], _ again: String) throws {
+        let broker = try LiveBroker(loop, shards: shards)
         let queues = [
             try Self.make(
                 "orders",
@@ -289,7 +299,7 @@ import WireProtocol
         let sorted = recoveries.sorted()
         let times = (sorted.first, sorted[sorted.count / 2], sorted.last)
         print(
-            "torture on \(loop.rawValue): \(Self.kills) kills, seed \(Self.seed), recovery from \(times.0 ?? .zero) over "
+            "torture on \(loop.rawValue), shards \(shards): \(Self.kills) kills, seed \(Self.seed), recovery from \(times.0 ?? .zero) over "
                 + "\(times.1) (median) to \(times.2 ?? .zero)"
         )
         if Self.kills <= 10 { print("torture: recoveries \(recoveries)") }

@@ -12,18 +12,25 @@ final class LiveBroker {
     private let directory: TemporaryDirectory
     private let executable: String
     private let loop: LoopKind
+    /// How many shards each start has, over and over.
+    private let shards: [Int]
     private let listen: [String]
     private(set) var child: BrokerChild
     private var starts = 0
 
     /// - Parameter listen: addresses beside the port that the kernel chooses, which is another one
     ///   at each start.
-    init(_ loop: LoopKind, listen: (_ directory: String) -> [String] = { _ in [] }) throws {
+    init(
+        _ loop: LoopKind,
+        shards: [Int] = [1],
+        listen: (_ directory: String) -> [String] = { _ in [] }
+    ) throws {
         self.loop = loop
+        self.shards = shards
         executable = try Executable.named("brokerd")
         directory = try TemporaryDirectory(prefix: "millrace-test")
         self.listen = listen(directory.path)
-        child = try Self.spawn(executable, directory, self.listen, 1, loop)
+        child = try Self.spawn(executable, directory, self.listen, 1, loop, shards[0])
         starts = 1
         _ = try waitUntilReady()
     }
@@ -43,7 +50,8 @@ final class LiveBroker {
         _ directory: TemporaryDirectory,
         _ listen: [String],
         _ number: Int,
-        _ loop: LoopKind
+        _ loop: LoopKind,
+        _ shards: Int
     ) throws -> BrokerChild {
         var options = BrokerChild.Options(
             executable: executable,
@@ -51,7 +59,7 @@ final class LiveBroker {
             logPath: directory.path + "/brokerd-\(number).log"
         )
         options.more =
-            ["--loop", loop.rawValue]
+            ["--loop", loop.rawValue, "--shards", "\(shards)"]
             + (["\(BrokerChild.host):0"] + listen).flatMap { ["--listen", $0] }
         return try BrokerChild(options)
     }
@@ -61,7 +69,8 @@ final class LiveBroker {
     /// - Returns: how long it took until it was ready.
     func restart() throws -> Duration {
         starts += 1
-        child = try Self.spawn(executable, directory, listen, starts, loop)
+        let count = shards[(starts - 1) % shards.count]
+        child = try Self.spawn(executable, directory, listen, starts, loop, count)
         return try waitUntilReady()
     }
 

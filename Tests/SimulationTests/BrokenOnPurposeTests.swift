@@ -80,6 +80,21 @@ struct BrokenVariant: Sendable, CustomStringConvertible {
         BrokenVariant(name: "the start is left out of checkpoints", scenario: .retention) {
             $0.startNotCheckpointed = true
         },
+        BrokenVariant(
+            name: "other shards hear of a change before it is durable", scenario: .shardsControl
+        ) { $0.broadcastBeforeDurable = true },
+        BrokenVariant(
+            name: "the new placement counts before the new owner has the partition",
+            scenario: .shardsMoveLevels
+        ) { $0.placementBeforeAdoption = true },
+        BrokenVariant(
+            name: "the term of a start that did not end is used again",
+            scenario: .shardsMoveLevels
+        ) { $0.termUsedAgain = true },
+        BrokenVariant(
+            name: "a partition's tail is not brought to a segment before it moves",
+            scenario: .shardsMoveLevels
+        ) { $0.movedTailNotFlushed = true },
     ]
 }
 

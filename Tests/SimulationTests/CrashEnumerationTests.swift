@@ -5,7 +5,7 @@ internal import Testing
 
 @Suite("Crash enumeration", .serialized)
 struct CrashEnumerationTests {
-    @Test("no crash point of any scenario breaks a promise, over at least 20,000 points")
+    @Test("no crash point of any scenario breaks a promise, over at least 60,000 points")
     func everyScenario() throws {
         let isLong = getenv("MILLRACE_TORTURE") != nil
         let seeds: [UInt64] =
@@ -13,7 +13,9 @@ struct CrashEnumerationTests {
             ?? (isLong ? Array(1...40) : [1])
         var points = 0
         var states: Set<UInt64> = []
-        for scenario in Scenario.all {
+        // SCENARIO=shards: only those with this in their names, while one is being worked on.
+        let wanted = getenv("SCENARIO").map { String(cString: $0) }
+        for scenario in Scenario.all where wanted.map(scenario.name.contains) ?? true {
             for seed in seeds {
                 let result = CrashEnumerator(scenario: scenario, seed: seed)
                 try result.run()
@@ -28,7 +30,8 @@ struct CrashEnumerationTests {
             }
         }
         print("crash enumeration: \(points) points, \(states.count) distinct recovered states")
-        #expect(points >= 20_000)
+        guard wanted == nil else { return }
+        #expect(points >= 60_000)
         #expect(Scenario.all.count >= 12)
     }
 }

@@ -71,9 +71,10 @@ final class CrashEnumerator {
         let point = points
         do {
             // One crash in four is followed by another in the middle of the recovery.
-            let start = random.chance(1, in: 4) ? crashRecovery(of: disk) : disk
+            let start = random.chance(1, in: 4) ? crashRecovery(of: disk, runner) : disk
             let shard = try SimulatedShard(
-                disk: start, settings: settings, seed: random.next(), wall: runner.shard.wall)
+                disk: start, settings: settingsAfter(runner), seed: random.next(),
+                wall: runner.shard.wall)
             let found = try ReadBack(from: shard)
             // A power cut in the middle of the recovery ended the run of the machine.
             try runner.history.check(found, killed: isKill && start === disk)
@@ -82,7 +83,7 @@ final class CrashEnumerator {
             // And once more, right after the recovery.
             points += 1
             let again = try SimulatedShard(
-                disk: shard.disk.afterPowerCut(.some, &random), settings: settings,
+                disk: shard.disk.afterPowerCut(.some, &random), settings: settingsAfter(runner),
                 seed: random.next(), wall: shard.wall)
             try runner.history.check(try ReadBack(from: again))
         } catch {
@@ -90,10 +91,21 @@ final class CrashEnumerator {
         }
     }
 
+    /// As before the crash, or with other shards.
+    private func settingsAfter(_ runner: ScenarioRunner) -> SimulatedShard.Settings {
+        var settings = runner.settings
+        if scenario.changesShards, random.chance(1, in: 2) {
+            settings.shards = 1 + random.below(3)
+        }
+        return settings
+    }
+
     /// The disk that a recovery of `disk` leaves when it is cut short, if it gets that far.
-    private func crashRecovery(of disk: SimulatedDisk) -> SimulatedDisk {
-        disk.operationsUntilCrash = random.below(4)
-        let whole = try? SimulatedShard(disk: disk, settings: settings, seed: seed)
+    private func crashRecovery(
+        of disk: SimulatedDisk, _ runner: ScenarioRunner
+    ) -> SimulatedDisk {
+        disk.operationsUntilCrash = random.below(scenario.changesShards ? 12 : 4)
+        let whole = try? SimulatedShard(disk: disk, settings: settingsAfter(runner), seed: seed)
         disk.operationsUntilCrash = nil
         guard whole == nil else { return disk }
         recoveryCrashes += 1

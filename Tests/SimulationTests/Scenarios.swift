@@ -9,17 +9,21 @@ internal import WireProtocol
 struct Scenario: Sendable, CustomStringConvertible {
     let name: String
     var settings = SimulatedShard.Settings()
+    /// Who recovers may choose another number of shards.
+    var changesShards = false
     /// Whether a crash may also be a killed process followed by a power cut.
     let play: @Sendable (ScenarioRunner) throws -> Void
     var description: String { name }
 
-    static let all: [Scenario] = [
-        publishSynced, publishMemory, mixedLevels, acks, segmentRoll, recycling, createAndDelete,
-        alter, producerRetry, fullJournal, crashInRecovery, killThenPowerCut, namedProducer,
-        quietPartition, orderlyStop, coldReads, deleteBusy, forcedOut, fewFiles,
-        publishWritten, writtenAndSynced, writtenKillAndCut, downgraded, retention, purge,
-        purgeInCheckpoint, alterRetention,
-    ]
+    static let all: [Scenario] =
+        [
+            publishSynced, publishMemory, mixedLevels, acks, segmentRoll, recycling,
+            createAndDelete,
+            alter, producerRetry, fullJournal, crashInRecovery, killThenPowerCut, namedProducer,
+            quietPartition, orderlyStop, coldReads, deleteBusy, forcedOut, fewFiles,
+            publishWritten, writtenAndSynced, writtenKillAndCut, downgraded, retention, purge,
+            purgeInCheckpoint, alterRetention,
+        ] + sharded
 
     private static func client(_ runner: ScenarioRunner) throws -> SimulatedClient {
         guard runner.start(), let client = runner.connect() else {

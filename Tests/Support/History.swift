@@ -117,7 +117,7 @@ package struct ReadBack {
 
     /// Reads everything: queues, each partition from its start to its end, every group's cursors.
     package init(from shard: SimulatedShard) throws(Violation) {
-        guard shard.run(until: { shard.machine.isReady }) else {
+        guard shard.run(until: { shard.isReady }) else {
             throw Violation("the recovered broker does not become ready")
         }
         guard let client = shard.connect("reader"),

@@ -9,7 +9,7 @@ package import WireProtocol
 package final class ScenarioRunner {
     package private(set) var shard: SimulatedShard
     package let history = History()
-    package let settings: SimulatedShard.Settings
+    package private(set) var settings: SimulatedShard.Settings
     package var random: SeededRandom
     private let seed: UInt64
     private var lives = 0
@@ -39,8 +39,8 @@ package final class ScenarioRunner {
     /// - Returns: false when the broker does not become ready, which is a violation.
     package func start() -> Bool {
         watch()
-        shard.run(until: { shard.machine.isReady || violation != nil })
-        if violation == nil, !shard.machine.isReady {
+        shard.run(until: { shard.isReady || violation != nil })
+        if violation == nil, !shard.isReady {
             violation = Violation("the broker does not become ready")
         }
         return violation == nil
@@ -48,15 +48,18 @@ package final class ScenarioRunner {
 
     /// An orderly stop, to its end.
     package func stop() {
-        shard.machine.beginStop()
-        run { shard.machine.stage == .stopped }
-        if violation == nil, shard.machine.stage != .stopped {
+        shard.beginStop()
+        run { shard.isStopped }
+        if violation == nil, !shard.isStopped {
             violation = Violation("the broker does not stop")
         }
     }
 
     /// A crash in the middle of the scenario; what follows happens on what it left.
-    package func crash(_ kind: SimulatedDisk.Survival?) throws {
+    ///
+    /// - Parameter shards: how many run from then on; `nil`: as many as before.
+    package func crash(_ kind: SimulatedDisk.Survival?, shards: Int? = nil) throws {
+        if let shards { settings.shards = shards }
         let disk: SimulatedDisk
         if let kind {
             disk = shard.disk.afterPowerCut(kind, &random)
@@ -71,7 +74,9 @@ package final class ScenarioRunner {
         watch()
     }
 
-    package func connect(_ name: String = "client") -> SimulatedClient? { shard.connect(name) }
+    package func connect(_ name: String = "client", to number: Int = 0) -> SimulatedClient? {
+        shard.connect(name, to: number)
+    }
 
     package func run(until condition: () -> Bool) {
         shard.run(until: { violation != nil || condition() })

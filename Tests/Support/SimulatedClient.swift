@@ -20,6 +20,8 @@ package final class SimulatedClient {
     }
 
     package let index: Int32
+    /// The shard that it is connected to.
+    package let number: Int
     private unowned let shard: SimulatedShard
     package var isPaused = false
     package var isClosed = false
@@ -48,9 +50,10 @@ package final class SimulatedClient {
     package var badBatches = 0
     package var creditRecords: UInt64 = .max
 
-    package init(index: Int32, shard: SimulatedShard) {
+    package init(index: Int32, shard: SimulatedShard, number: Int = 0) {
         self.index = index
         self.shard = shard
+        self.number = number
     }
 
     package func send(_ bytes: [UInt8]) {
@@ -62,7 +65,7 @@ package final class SimulatedClient {
         guard !isPaused, !isClosed, !outbox.isEmpty else { return }
         let bytes = outbox
         outbox = []
-        shard.receive(index, bytes)
+        shard.receive(index, bytes, shard: number)
     }
 
     /// - Returns: the correlation id.

@@ -8,7 +8,7 @@ package import LogStorage
 // removed names are durable only after a sync of their directory.
 
 /// A disk in memory that loses what a real one may lose.
-package final class SimulatedDisk: RecoveryStorage {
+package final class SimulatedDisk {
     package static let sectorBytes = 512
 
     private struct PendingWrite {
@@ -24,19 +24,28 @@ package final class SimulatedDisk: RecoveryStorage {
         var length = 0
         var durableLength = 0
     }
+    /// A file of one shard's folder; segments are everybody's.
+    private struct Name: Hashable {
+        var shard: UInt16
+        var file: FileName
+        init(_ file: FileName, _ shard: UInt16) {
+            self.shard = file.directory == .segments ? 0 : shard
+            self.file = file
+        }
+    }
     private enum NameChange {
-        case made(FileName, Int)
-        case removed(FileName)
-        var directory: StorageDirectory {
+        case made(Name, Int)
+        case removed(Name)
+        var name: Name {
             switch self {
-            case .made(let name, _), .removed(let name): name.directory
+            case .made(let name, _), .removed(let name): name
             }
         }
     }
 
     private var inodes: [Int: Inode] = [:]
-    private var names: [FileName: Int] = [:]
-    private var durableNames: [FileName: Int] = [:]
+    private var names: [Name: Int] = [:]
+    private var durableNames: [Name: Int] = [:]
     private var pendingNames: [NameChange] = []
     private var nextInode = 1
     private var nextWrite = 1
@@ -180,22 +189,30 @@ package final class SimulatedDisk: RecoveryStorage {
     }
 
     /// Bytes of a file, as a read sees them; fewer at its end.
-    package func bytes(_ name: FileName, at position: Int, count: Int) -> [UInt8] {
-        names[name].map { contents($0, position: position, count: count) } ?? []
+    package func bytes(
+        _ name: FileName, at position: Int, count: Int, shard: UInt16 = 0
+    ) -> [UInt8] {
+        names[Name(name, shard)].map { contents($0, position: position, count: count) } ?? []
     }
 
     /// Flips one bit of a file's durable bytes; for tests of damage.
     package func flip(_ name: FileName, bit: Int) {
-        guard let inode = names[name] else { return }
+        guard let inode = names[Name(name, 0)] else { return }
         inodes[inode]?.durable[bit / 8] ^= 1 << UInt8(bit % 8)
     }
 
-    package func length(_ name: FileName) -> Int { names[name].flatMap { inodes[$0]?.length } ?? 0 }
-    package var allNames: [FileName] { names.keys.sorted { $0.path < $1.path } }
+    package func length(_ name: FileName, shard: UInt16 = 0) -> Int {
+        names[Name(name, shard)].flatMap { inodes[$0]?.length } ?? 0
+    }
+    /// Of shard 0, with the segments.
+    package var allNames: [FileName] {
+        names.keys.filter { $0.shard == 0 }.map(\.file).sorted { $0.path < $1.path }
+    }
 
     // MARK: the machine's operations
 
-    package func open(_ name: FileName, create: Bool) -> Int? {
+    package func open(_ file: FileName, create: Bool, shard: UInt16 = 0) -> Int? {
+        let name = Name(file, shard)
         if let inode = names[name] { return inode }
         guard create else { return nil }
         let inode = nextInode
@@ -256,17 +273,22 @@ package final class SimulatedDisk: RecoveryStorage {
         inodes[inode] = file
     }
 
-    package func completeDirectorySync(_ directory: StorageDirectory) {
-        for change in pendingNames where change.directory == directory {
+    package func completeDirectorySync(_ directory: StorageDirectory, shard: UInt16 = 0) {
+        func isThere(_ change: NameChange) -> Bool {
+            change.name.file.directory == directory
+                && (directory == .segments || change.name.shard == shard)
+        }
+        for change in pendingNames where isThere(change) {
             switch change {
             case .made(let name, let inode): durableNames[name] = inode
             case .removed(let name): durableNames.removeValue(forKey: name)
             }
         }
-        pendingNames.removeAll { $0.directory == directory }
+        pendingNames.removeAll(where: isThere)
     }
 
-    package func unlink(_ name: FileName) {
+    package func unlink(_ file: FileName, shard: UInt16 = 0) {
+        let name = Name(file, shard)
         guard names.removeValue(forKey: name) != nil else { return }
         pendingNames.append(.removed(name))
     }
@@ -288,7 +310,7 @@ package final class SimulatedDisk: RecoveryStorage {
         return bytes
     }
 
-    // MARK: RecoveryStorage
+    // MARK: recovery's operations
 
     /// Makes recovery's operations fail from now on as `failing` says, counted from 1.
     package func fail(_ failing: (number: Int, errno: Int32)?) {
@@ -312,52 +334,124 @@ package final class SimulatedDisk: RecoveryStorage {
         }
     }
 
-    package func list(_ directory: StorageDirectory) throws(StorageFailure) -> [String] {
+    fileprivate func list(
+        _ directory: StorageDirectory, shard: UInt16
+    ) throws(StorageFailure) -> [String] {
         try look("listing \(directory.rawValue)")
-        return names.keys.filter { $0.directory == directory }.map(\.name).sorted()
+        let shard = directory == .segments ? 0 : shard
+        return names.keys.filter { $0.file.directory == directory && $0.shard == shard }
+            .map(\.file.name).sorted()
     }
-    package func makeDirectory(_ directory: StorageDirectory) throws(StorageFailure) {}
-    package func size(_ file: FileName) throws(StorageFailure) -> UInt64? {
+    fileprivate func size(_ file: FileName, shard: UInt16) throws(StorageFailure) -> UInt64? {
         try look("looking at \(file.path)")
-        return names[file].flatMap { inodes[$0] }.map { UInt64($0.length) }
+        return names[Name(file, shard)].flatMap { inodes[$0] }.map { UInt64($0.length) }
     }
-    package func read(
-        _ file: FileName, at position: UInt64, into buffer: UnsafeMutableRawBufferPointer
+    fileprivate func read(
+        _ file: FileName, at position: UInt64, into buffer: UnsafeMutableRawBufferPointer,
+        shard: UInt16
     ) throws(StorageFailure) -> Int {
         try look("reading \(file.path)")
-        guard let inode = names[file] else {
+        guard let inode = names[Name(file, shard)] else {
             throw StorageFailure("no file \(file.path)", errno: 2)
         }
         let bytes = contents(inode, position: Int(position), count: buffer.count)
         buffer.copyBytes(from: bytes)
         return bytes.count
     }
-    package func write(
-        _ file: FileName, at position: UInt64, _ bytes: UnsafeRawBufferPointer
+    fileprivate func write(
+        _ file: FileName, at position: UInt64, _ bytes: UnsafeRawBufferPointer, shard: UInt16
     ) throws(StorageFailure) {
-        guard let inode = open(file, create: true) else { return }
+        guard let inode = open(file, create: true, shard: shard) else { return }
         let id = beginWrite(inode, position: Int(position), bytes: [UInt8](bytes))
         try step("writing \(file.path)")
         completeWrite(inode, id: id, synced: false)
     }
-    package func makeZeroed(_ file: FileName, bytes: UInt64) throws(StorageFailure) {
-        guard let inode = open(file, create: true) else { return }
+    fileprivate func makeZeroed(
+        _ file: FileName, bytes: UInt64, shard: UInt16
+    ) throws(StorageFailure) {
+        guard let inode = open(file, create: true, shard: shard) else { return }
         try step("making \(file.path)")
         let id = beginWrite(
             inode, position: 0, bytes: [UInt8](repeating: 0, count: Int(bytes)))
         completeWrite(inode, id: id, synced: false)
     }
-    package func sync(_ file: FileName) throws(StorageFailure) {
+    fileprivate func sync(_ file: FileName, shard: UInt16) throws(StorageFailure) {
         try step("syncing \(file.path)")
-        guard let inode = names[file] else { return }
+        guard let inode = names[Name(file, shard)] else { return }
         completeSync(inode, beginSync(inode))
     }
-    package func syncDirectory(_ directory: StorageDirectory) throws(StorageFailure) {
+    fileprivate func syncDirectory(
+        _ directory: StorageDirectory, shard: UInt16
+    ) throws(StorageFailure) {
         try step("syncing \(directory.rawValue)")
-        completeDirectorySync(directory)
+        completeDirectorySync(directory, shard: shard)
     }
-    package func remove(_ file: FileName) throws(StorageFailure) {
+    fileprivate func remove(_ file: FileName, shard: UInt16) throws(StorageFailure) {
         try step("removing \(file.path)")
-        unlink(file)
+        unlink(file, shard: shard)
     }
+
+    /// The disk as one shard's recovery sees it.
+    package func folder(_ shard: UInt16) -> any RecoveryStorage { Folder(self, shard) }
+
+    private final class Folder: RecoveryStorage {
+        private let disk: SimulatedDisk
+        private let shard: UInt16
+        init(_ disk: SimulatedDisk, _ shard: UInt16) {
+            self.disk = disk
+            self.shard = shard
+        }
+        func list(_ directory: StorageDirectory) throws(StorageFailure) -> [String] {
+            try disk.list(directory, shard: shard)
+        }
+        func makeDirectory(_ directory: StorageDirectory) throws(StorageFailure) {}
+        func size(_ file: FileName) throws(StorageFailure) -> UInt64? {
+            try disk.size(file, shard: shard)
+        }
+        func read(
+            _ file: FileName, at position: UInt64, into buffer: UnsafeMutableRawBufferPointer
+        ) throws(StorageFailure) -> Int {
+            try disk.read(file, at: position, into: buffer, shard: shard)
+        }
+        func write(
+            _ file: FileName, at position: UInt64, _ bytes: UnsafeRawBufferPointer
+        ) throws(StorageFailure) {
+            try disk.write(file, at: position, bytes, shard: shard)
+        }
+        func makeZeroed(_ file: FileName, bytes: UInt64) throws(StorageFailure) {
+            try disk.makeZeroed(file, bytes: bytes, shard: shard)
+        }
+        func sync(_ file: FileName) throws(StorageFailure) { try disk.sync(file, shard: shard) }
+        func syncDirectory(_ directory: StorageDirectory) throws(StorageFailure) {
+            try disk.syncDirectory(directory, shard: shard)
+        }
+        func remove(_ file: FileName) throws(StorageFailure) {
+            try disk.remove(file, shard: shard)
+        }
+    }
+}
+
+/// As shard 0 sees it.
+extension SimulatedDisk: RecoveryStorage {
+    package func list(_ directory: StorageDirectory) throws(StorageFailure) -> [String] {
+        try list(directory, shard: 0)
+    }
+    package func makeDirectory(_ directory: StorageDirectory) throws(StorageFailure) {}
+    package func size(_ file: FileName) throws(StorageFailure) -> UInt64? {
+        try size(file, shard: 0)
+    }
+    package func read(
+        _ file: FileName, at position: UInt64, into buffer: UnsafeMutableRawBufferPointer
+    ) throws(StorageFailure) -> Int { try read(file, at: position, into: buffer, shard: 0) }
+    package func write(
+        _ file: FileName, at position: UInt64, _ bytes: UnsafeRawBufferPointer
+    ) throws(StorageFailure) { try write(file, at: position, bytes, shard: 0) }
+    package func makeZeroed(_ file: FileName, bytes: UInt64) throws(StorageFailure) {
+        try makeZeroed(file, bytes: bytes, shard: 0)
+    }
+    package func sync(_ file: FileName) throws(StorageFailure) { try sync(file, shard: 0) }
+    package func syncDirectory(_ directory: StorageDirectory) throws(StorageFailure) {
+        try syncDirectory(directory, shard: 0)
+    }
+    package func remove(_ file: FileName) throws(StorageFailure) { try remove(file, shard: 0) }
 }

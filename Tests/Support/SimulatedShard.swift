@@ -4,14 +4,18 @@ package import BrokerShard
 package import LogStorage
 internal import WireProtocol
 
-/// Another loop around the same machine: one thread, a disk in memory, connections in memory, and
-/// clocks that are turned by hand. The order in which operations complete comes from a seed.
+/// Another loop around the same machine, or around several that are one broker: one thread, a disk in
+/// memory, connections and mailboxes in memory, and clocks that are turned by hand. The order in which
+/// operations complete and messages arrive comes from a seed.
 package final class SimulatedShard {
     package struct Settings: Sendable {
         package var limits: ShardLimits
         package var geometry = JournalGeometry(fileBytes: 64 * 1024, fileCount: 4)
         package var faults = StorageFaults()
         package var effectsPerCycle = 64
+        package var shards = 1
+        /// What a mailbox holds, per lane.
+        package var mailboxMessages = 4
         /// How long an operation takes at most, in virtual nanoseconds.
         package var latencyMax: UInt64 = 200_000
         /// What a write to a segment takes longer.
@@ -45,6 +49,7 @@ package final class SimulatedShard {
         /// `nil` for the names of a directory.
         package var file: FileName?
         package var directory: StorageDirectory
+        package var shard: UInt16 = 0
         /// Counts from 1 in this life.
         package var number: Int
         /// Of a write.
@@ -56,21 +61,48 @@ package final class SimulatedShard {
         var due: UInt64
         var order: Int
         var token: UInt64
+        var shard: Int
         var finish: () -> Int32
         /// Completions that a crash is tried around; others finish quietly.
         var name: String
+        /// It arrives in a mailbox; nothing is completed.
+        var isMessage = false
+    }
+
+    /// One machine and what its loop has.
+    private final class Cell {
+        var machine: ShardMachine
+        var effects: EffectBuffer
+        var inodes: [FileSlot: Int] = [:]
+        var fileNames: [FileSlot: FileName] = [:]
+        /// By shard and lane: messages on their way there, and when the last arrives.
+        var underway: [Int]
+        var arrival: [UInt64]
+
+        init(machine: consuming ShardMachine, effects: Int, shards: Int) {
+            self.machine = machine
+            self.effects = EffectBuffer(capacity: effects)
+            underway = Array(repeating: 0, count: shards * PeerLane.allCases.count)
+            arrival = Array(repeating: 0, count: shards * PeerLane.allCases.count)
+        }
+    }
+    private struct ClientKey: Hashable {
+        var shard: Int
+        var index: Int32
     }
 
     package let settings: Settings
     package let disk: SimulatedDisk
     package var random: SeededRandom
-    package var machine: ShardMachine
+    private let cells: [Cell]
     package private(set) var report: RecoveryReport
-    private var effects: EffectBuffer
+    /// Partitions that moved because the number of shards changed.
+    package private(set) var partitionsMoved = 0
+    private var retired: [UInt16] = []
     private var operations: [Operation] = []
     private var order = 0
-    private var inodes: [FileSlot: Int] = [:]
-    package private(set) var clients: [Int32: SimulatedClient] = [:]
+    private var clients: [ClientKey: SimulatedClient] = [:]
+    package private(set) var messages = 0
     private var now: UInt64
     package private(set) var wall: UInt64
     package private(set) var completions = 0
@@ -88,7 +120,6 @@ package final class SimulatedShard {
     package private(set) var overridesFired = 0
     /// The operations that `fault` answered.
     package private(set) var faultsFired: [Asked] = []
-    private var fileNames: [FileSlot: FileName] = [:]
     /// Emits twice in a row, and counts what the second has that was not announced: the loop would
     /// have slept over it.
     package var looksForUnannounced = false
@@ -110,18 +141,52 @@ package final class SimulatedShard {
             now: WallTime(nanoseconds: wall))
         options.boot = disk.boot
         options.faults = settings.faults
-        let recovered = try Recovery(storage: disk, options: options).run()
-        report = recovered.report
-        machine = ShardMachine(
-            recovered: recovered, limits: settings.limits, addresses: [],
-            now: Instant(
-                monotonic: MonotonicTime(nanoseconds: now), wall: WallTime(nanoseconds: wall)),
-            faults: settings.faults)
-        effects = EffectBuffer(capacity: settings.effectsPerCycle)
-        for index in 0..<settings.geometry.fileCount {
-            inodes[FileSlot(index)] = disk.open(.journal(index), create: false)
-            fileNames[FileSlot(index)] = .journal(index)
+        let outcome = try BrokerRecovery(
+            options: options, segmentBytes: settings.limits.segmentBytes
+        ) { disk.folder($0) }.run(shards: settings.shards)
+        partitionsMoved = outcome.partitionsMoved
+        retired = outcome.retired
+        var cells: [Cell] = []
+        var report: RecoveryReport?
+        for slot in outcome.shards {
+            guard let recovered = slot.take() else { fatalError("taken once") }
+            if report == nil { report = recovered.report }
+            let machine = ShardMachine(
+                recovered: recovered, limits: settings.limits, addresses: [],
+                shards: settings.shards,
+                now: Instant(
+                    monotonic: MonotonicTime(nanoseconds: now), wall: WallTime(nanoseconds: wall)),
+                faults: settings.faults)
+            let cell = Cell(
+                machine: machine, effects: settings.effectsPerCycle, shards: settings.shards)
+            for index in 0..<settings.geometry.fileCount {
+                cell.inodes[FileSlot(index)] = disk.open(
+                    .journal(index), create: false, shard: UInt16(cells.count))
+                cell.fileNames[FileSlot(index)] = .journal(index)
+            }
+            cells.append(cell)
         }
+        self.cells = cells
+        guard let report else { fatalError("a broker has a shard") }
+        self.report = report
+    }
+
+    /// Of shard 0.
+    package var machine: ShardMachine {
+        _read { yield cells[0].machine }
+        _modify { yield &cells[0].machine }
+    }
+    /// Of any shard.
+    package func withMachine<Result>(
+        _ shard: Int, _ body: (inout ShardMachine) -> Result
+    ) -> Result { body(&cells[shard].machine) }
+    package var isReady: Bool { cells.allSatisfy { $0.machine.isReady } }
+    package var isStopped: Bool { cells.allSatisfy { $0.machine.stage == .stopped } }
+    package func beginStop() { for cell in cells { cell.machine.beginStop() } }
+    /// Removes what shards that do not run any more have left.
+    package func retire() throws(StorageFailure) {
+        for shard in retired { try ShardAssembly.retire(disk.folder(shard)) }
+        retired = []
     }
 
     package var time: MonotonicTime { MonotonicTime(nanoseconds: now) }
@@ -133,22 +198,22 @@ package final class SimulatedShard {
     // MARK: connections
 
     package func connect(
-        _ name: String = "client", sayingHello: Bool = true
+        _ name: String = "client", sayingHello: Bool = true, to shard: Int = 0
     ) -> SimulatedClient? {
         cycle()
-        guard let index = machine.opened(peer: "sim") else { return nil }
-        let client = SimulatedClient(index: index, shard: self)
-        clients[index] = client
+        guard let index = cells[shard].machine.opened(peer: "sim") else { return nil }
+        let client = SimulatedClient(index: index, shard: self, number: shard)
+        clients[ClientKey(shard: shard, index: index)] = client
         if sayingHello { client.hello(name) }
         return client
     }
 
-    package func receive(_ index: Int32, _ bytes: [UInt8]) {
+    package func receive(_ index: Int32, _ bytes: [UInt8], shard: Int = 0) {
         bytes.withUnsafeBytes { buffer in
             guard let base = buffer.baseAddress else { return }
-            machine.received(index, base, count: buffer.count)
+            cells[shard].machine.received(index, base, count: buffer.count)
         }
-        cycle()
+        cycle(shard)
     }
 
     /// A client that did not read its socket reads it again.
@@ -156,76 +221,120 @@ package final class SimulatedShard {
         client.isReading = true
         if let (bytes, count) = client.heldSend {
             client.heldSend = nil
-            carryOut(.send(connection: client.index, bytes: bytes, count: count))
+            carryOut(.send(connection: client.index, bytes: bytes, count: count), client.number)
         }
-        cycle()
+        cycle(client.number)
     }
 
-    package func disconnect(_ index: Int32) {
-        machine.ended(index)
-        cycle()
+    package func disconnect(_ index: Int32, shard: Int = 0) {
+        cells[shard].machine.ended(index)
+        cycle(shard)
     }
 
     // MARK: time
 
-    /// One duty cycle at the present time.
-    package func cycle() {
-        machine.begin(
-            now: Instant(
-                monotonic: MonotonicTime(nanoseconds: now), wall: WallTime(nanoseconds: wall)))
-        machine.advance()
+    private var instant: Instant {
+        Instant(monotonic: MonotonicTime(nanoseconds: now), wall: WallTime(nanoseconds: wall))
+    }
+
+    /// One duty cycle of every shard at the present time.
+    package func cycle() { for shard in cells.indices { cycle(shard) } }
+
+    private func cycle(_ shard: Int) {
+        let cell = cells[shard]
+        cell.machine.begin(now: instant)
+        cell.machine.advance()
         var rounds = 0
         repeat {
-            machine.emit(into: &effects)
-            let count = effects.count
+            tellRoom(cell, shard)
+            cell.machine.emit(into: &cell.effects)
+            let count = cell.effects.count
             var taken: [Effect] = []
-            for place in 0..<count { taken.append(effects[place]) }
-            effects.removeAll()
-            if looksForUnannounced { takeRest(&taken) }
-            for effect in taken { carryOut(effect) }
+            for place in 0..<count { taken.append(cell.effects[place]) }
+            cell.effects.removeAll()
+            if looksForUnannounced { takeRest(&taken, cell) }
+            for effect in taken { carryOut(effect, shard) }
             rounds += 1
             if count == 0 { break }
-            machine.advance()
+            cell.machine.advance()
         } while rounds < 1000
     }
 
-    private func takeRest(_ taken: inout [Effect]) {
-        let isAnnounced = machine.nextDeadline <= time
-        machine.emit(into: &effects)
-        if effects.count > 0, !isAnnounced { unannounced += 1 }
-        for place in 0..<effects.count { taken.append(effects[place]) }
-        effects.removeAll()
+    private func takeRest(_ taken: inout [Effect], _ cell: Cell) {
+        let isAnnounced = cell.machine.nextDeadline <= time
+        cell.machine.emit(into: &cell.effects)
+        if cell.effects.count > 0, !isAnnounced { unannounced += 1 }
+        for place in 0..<cell.effects.count { taken.append(cell.effects[place]) }
+        cell.effects.removeAll()
     }
 
-    private func carryOut(_ effect: Effect) {
-        switch effect {
-        case .send(let index, let bytes, let count):
-            if clients[index]?.isReading == false {
-                clients[index]?.heldSend = (bytes, count)
-                return
+    // MARK: mailboxes
+
+    private func place(_ shard: UInt16, _ lane: PeerLane) -> Int {
+        Int(shard) * PeerLane.allCases.count + lane.rawValue
+    }
+
+    private func tellRoom(_ cell: Cell, _ shard: Int) {
+        for other in cells.indices where other != shard {
+            for lane in PeerLane.allCases {
+                let room = settings.mailboxMessages - cell.underway[place(UInt16(other), lane)]
+                cell.machine.setRoom(UInt16(other), lane, room)
             }
-            clients[index]?.take(
-                [UInt8](UnsafeRawBufferPointer(start: bytes, count: count)))
-            var rest = machine.sent(index, result: Int32(count))
-            while let (_, more) = rest { rest = machine.sent(index, result: Int32(more)) }
-        case .pauseReceive(let index): clients[index]?.isPaused = true
-        case .resumeReceive(let index): clients[index]?.isPaused = false
-        case .close(let index):
-            clients[index]?.isClosed = true
-            clients.removeValue(forKey: index)
-            machine.released(index)
-        case .storage(let request): start(request)
         }
     }
 
-    private func describe(_ operation: StorageOperation) -> Asked {
+    private func post(_ message: PeerMessage, _ lane: PeerLane, from: Int, to: UInt16) {
+        let place = place(to, lane)
+        let due = max(
+            cells[from].arrival[place] + 1, now + 1 + random.next() % (settings.latencyMax / 10))
+        cells[from].arrival[place] = due
+        cells[from].underway[place] += 1
+        order += 1
+        operations.append(
+            Operation(
+                due: due, order: order, token: 0, shard: Int(to),
+                finish: { [unowned self] in
+                    messages += 1
+                    cells[from].underway[place] -= 1
+                    cells[Int(to)].machine.posted(message, from: UInt16(from))
+                    return 0
+                }, name: "message", isMessage: true))
+    }
+
+    private func carryOut(_ effect: Effect, _ shard: Int) {
+        let cell = cells[shard]
+        switch effect {
+        case .send(let index, let bytes, let count):
+            let client = clients[ClientKey(shard: shard, index: index)]
+            if client?.isReading == false {
+                client?.heldSend = (bytes, count)
+                return
+            }
+            client?.take([UInt8](UnsafeRawBufferPointer(start: bytes, count: count)))
+            var rest = cell.machine.sent(index, result: Int32(count))
+            while let (_, more) = rest { rest = cell.machine.sent(index, result: Int32(more)) }
+        case .pauseReceive(let index):
+            clients[ClientKey(shard: shard, index: index)]?.isPaused = true
+        case .resumeReceive(let index):
+            clients[ClientKey(shard: shard, index: index)]?.isPaused = false
+        case .close(let index):
+            let key = ClientKey(shard: shard, index: index)
+            clients[key]?.isClosed = true
+            clients.removeValue(forKey: key)
+            cell.machine.released(index)
+        case .storage(let request): start(request, shard)
+        case .post(let other, let lane, let message): post(message, lane, from: shard, to: other)
+        }
+    }
+
+    private func describe(_ operation: StorageOperation, _ shard: Int) -> Asked {
         func of(
             _ kind: Asked.Kind, _ slot: FileSlot, _ position: UInt64 = 0, _ bytes: [UInt8] = []
         ) -> Asked {
-            let file = fileNames[slot]
+            let file = cells[shard].fileNames[slot]
             return Asked(
                 kind: kind, file: file, directory: file?.directory ?? .root,
-                number: operationNumber,
+                shard: UInt16(shard), number: operationNumber,
                 position: position, bytes: bytes)
         }
         switch operation {
@@ -241,84 +350,88 @@ package final class SimulatedShard {
         case .close(let slot): return of(.open, slot)
         case .syncDirectory(let directory):
             return Asked(
-                kind: .syncNames, file: nil, directory: directory, number: operationNumber)
+                kind: .syncNames, file: nil, directory: directory, shard: UInt16(shard),
+                number: operationNumber)
         case .remove(let name):
             return Asked(
-                kind: .remove, file: name, directory: name.directory, number: operationNumber)
+                kind: .remove, file: name, directory: name.directory, shard: UInt16(shard),
+                number: operationNumber)
         }
     }
 
-    private func start(_ request: StorageRequest) {
+    private func start(_ request: StorageRequest, _ shard: Int) {
+        let cell = cells[shard]
+        let folder = UInt16(shard)
         let disk = disk
         if case .close = request.operation {} else { operationNumber += 1 }
-        if let onStart { onStart(describe(request.operation)) }
+        if let onStart { onStart(describe(request.operation, shard)) }
         switch request.operation {
         case .open(let slot, let name, let create):
-            fileNames[slot] = name
-            enqueue(request, "open \(name.path)") { [unowned self] in
-                guard let inode = disk.open(name, create: create) else { return -2 }
-                inodes[slot] = inode
+            cell.fileNames[slot] = name
+            enqueue(request, shard, "open \(name.path)") {
+                guard let inode = disk.open(name, create: create, shard: folder) else { return -2 }
+                cell.inodes[slot] = inode
                 return 0
             }
         case .allocate(let slot, let position, let bytes):
-            let inode = inodes[slot] ?? 0
-            enqueue(request, "allocate") {
+            let inode = cell.inodes[slot] ?? 0
+            enqueue(request, shard, "allocate") {
                 disk.allocate(inode, upTo: Int(position + bytes))
                 return 0
             }
         case .write(let slot, let from, let bytes, let position, let synced):
-            let inode = inodes[slot] ?? 0
+            let inode = cell.inodes[slot] ?? 0
             let id = disk.beginWrite(
                 inode, position: Int(position),
                 bytes: [UInt8](UnsafeRawBufferPointer(start: from, count: bytes)))
-            let delay = fileNames[slot]?.directory == .segments ? settings.segmentDelay : 0
+            let delay = cell.fileNames[slot]?.directory == .segments ? settings.segmentDelay : 0
             enqueue(
-                request, synced ? "synced write" : "write", delay: delay,
+                request, shard, synced ? "synced write" : "write", delay: delay,
                 failed: { disk.completeWrite(inode, id: id, synced: false) }
             ) {
                 disk.completeWrite(inode, id: id, synced: synced)
                 return Int32(bytes)
             }
         case .read(let slot, let into, let bytes, let position):
-            let inode = inodes[slot] ?? 0
-            enqueue(request, "read") {
+            let inode = cell.inodes[slot] ?? 0
+            enqueue(request, shard, "read") {
                 let found = disk.contents(inode, position: Int(position), count: bytes)
                 UnsafeMutableRawBufferPointer(start: into, count: bytes).copyBytes(from: found)
                 return Int32(found.count)
             }
         case .sync(let slot):
-            let inode = inodes[slot] ?? 0
+            let inode = cell.inodes[slot] ?? 0
             let ids = disk.beginSync(inode)
-            enqueue(request, "sync") {
+            enqueue(request, shard, "sync") {
                 disk.completeSync(inode, ids)
                 return 0
             }
         case .close(let slot):
-            inodes.removeValue(forKey: slot)
+            cell.inodes.removeValue(forKey: slot)
         case .syncDirectory(let directory):
-            enqueue(request, "sync names") {
-                disk.completeDirectorySync(directory)
+            enqueue(request, shard, "sync names") {
+                disk.completeDirectorySync(directory, shard: folder)
                 return 0
             }
         case .remove(let name):
-            enqueue(request, "remove \(name.path)") {
-                disk.unlink(name)
+            enqueue(request, shard, "remove \(name.path)") {
+                disk.unlink(name, shard: folder)
                 return 0
             }
         }
     }
 
     private func enqueue(
-        _ request: StorageRequest, _ name: String, delay: UInt64 = 0,
+        _ request: StorageRequest, _ shard: Int, _ name: String, delay: UInt64 = 0,
         failed: @escaping () -> Void = {}, _ finish: @escaping () -> Int32
     ) {
         order += 1
         let number = operationNumber
-        let asked: Asked? = fault == nil ? nil : describe(request.operation)
+        let asked: Asked? = fault == nil ? nil : describe(request.operation, shard)
         operations.append(
             Operation(
                 due: now + 1 + delay + random.next() % settings.latencyMax, order: order,
-                token: request.token,
+                token: request.token, shard: shard,
                 finish: { [unowned self] in
                     if let answer = override?(name, number) {
                         overridesFired += 1
@@ -353,22 +466,29 @@ package final class SimulatedShard {
             wall += operation.due - now
             now = operation.due
         }
+        if operation.isMessage {
+            operations.remove(at: next)
+            cells[operation.shard].machine.begin(now: instant)
+            _ = operation.finish()
+            cycle(operation.shard)
+            flushClients()
+            return
+        }
         aroundCompletion?(operation.name, false)
         operations.remove(at: next)
         completions += 1
         let result = operation.finish()
-        machine.begin(
-            now: Instant(
-                monotonic: MonotonicTime(nanoseconds: now), wall: WallTime(nanoseconds: wall)))
-        machine.completed(token: operation.token, result: result)
-        cycle()
+        cells[operation.shard].machine.begin(now: instant)
+        cells[operation.shard].machine.completed(token: operation.token, result: result)
+        cycle(operation.shard)
         aroundCompletion?(operation.name, true)
         flushClients()
     }
 
     /// What clients held back while they were not read.
     private func flushClients() {
-        for client in clients.values.sorted(by: { $0.index < $1.index }) { client.flush() }
+        let order = clients.keys.sorted { ($0.shard, $0.index) < ($1.shard, $1.index) }
+        for key in order { clients[key]?.flush() }
     }
 
     /// Steps until `condition` holds; false when it does not within `steps`.

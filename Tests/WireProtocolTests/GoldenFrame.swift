@@ -741,6 +741,23 @@ extension GoldenFrame {
                 Pair(name: "version", value: "0.1.0"), Pair(name: "shards", value: "2"),
             ])
         ),
+        GoldenFrame("shard-list-request", .shardList, correlation: 16),
+        GoldenFrame(
+            "shard-list-reply",
+            .shardList,
+            flags: reply,
+            correlation: 16,
+            ShardListReply(shards: [
+                ShardInfo(shard: 0, facts: [Pair(name: "stage", value: "ready")]),
+                ShardInfo(
+                    shard: 1,
+                    facts: [
+                        Pair(name: "stage", value: "ready"),
+                        Pair(name: "addresses", value: "127.0.0.1:7402"),
+                    ]
+                ),
+            ])
+        ),
     ]
 
     private static let errors = [

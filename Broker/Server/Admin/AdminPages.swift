@@ -42,13 +42,14 @@ package final class AdminPages: Sendable {
     package static let reportWaitMax: UInt64 = .seconds(1)
     package static let paths = ["/healthz", "/readyz", "/metrics"]
 
-    private let control: ShardControl
+    private let controls: [ShardControl]
     private let version: String
     private let startTime: WallTime
     private let isStopping = Atomic<Bool>(false)
 
-    package init(control: ShardControl, version: String) {
-        self.control = control
+    /// - Parameter controls: of the shards, from 0.
+    package init(controls: [ShardControl], version: String) {
+        self.controls = controls
         self.version = version
         startTime = Clock.wall
     }
@@ -75,22 +76,35 @@ package final class AdminPages: Sendable {
             )
         }
         switch path {
-        case "/healthz": return health(control.current)
-        case "/readyz": return readiness(control.current)
+        case "/healthz": return health()
+        case "/readyz": return readiness(leastReady)
         default: return await metrics()
         }
     }
 
     // MARK: health
 
-    private var beatAge: UInt64? {
+    private static func beatAge(_ control: ShardControl) -> UInt64? {
         let beat = control.lastBeat
         return beat == .zero ? nil : Clock.monotonic.since(beat)
     }
 
+    /// The broker is as healthy as the shard that was silent for longest.
+    private var beatAge: UInt64? {
+        let ages = controls.compactMap(Self.beatAge)
+        return ages.count == controls.count ? ages.max() : nil
+    }
+
+    /// The first shard that is not ready, or the first of all.
+    private var leastReady: ShardControl.Published {
+        let all = controls.map(\.current)
+        return all.first { !isReady($0) } ?? all[0]
+    }
+
     /// Before its loop runs, a shard recovers on the same thread and is alive by what it reads; there
     /// `/readyz` tells. After that only beats count.
-    private func health(_ published: ShardControl.Published) -> AdminAnswer {
+    private func health() -> AdminAnswer {
+        let published = leastReady
         guard let age = beatAge else {
             return .json(200, [("status", .text("ok")), ("stage", .text(published.stage))])
         }
@@ -142,11 +156,12 @@ package final class AdminPages: Sendable {
 
     private func metrics() async -> AdminAnswer {
         // Until its loop runs, a shard can't report; what is known of the recovery is shown.
-        if beatAge != nil {
-            let seen = control.current.reportNumber
-            control.askForReport()
-            let began = Clock.monotonic
-            while control.current.reportNumber <= seen {
+        let running = controls.filter { Self.beatAge($0) != nil }
+        let seen = running.map(\.current.reportNumber)
+        for control in running { control.askForReport() }
+        let began = Clock.monotonic
+        for (control, number) in zip(running, seen) {
+            while control.current.reportNumber <= number {
                 guard Clock.monotonic.since(began) < Self.reportWaitMax, !Task.isCancelled else {
                     return AdminAnswer(
                         status: 503,
@@ -157,18 +172,20 @@ package final class AdminPages: Sendable {
                 try? await Task.sleep(for: .milliseconds(1))
             }
         }
-        let published = control.current
-        let source = MetricSource(
-            version: version,
-            published: published,
-            isReady: isReady(published),
-            beatAgeSeconds: Double(beatAge ?? 0) / 1e9,
-            startTimeSeconds: Double(startTime.nanoseconds) / 1e9
-        )
+        let sources = controls.map { control in
+            let published = control.current
+            return MetricSource(
+                version: version,
+                published: published,
+                isReady: isReady(published),
+                beatAgeSeconds: Double(Self.beatAge(control) ?? 0) / 1e9,
+                startTimeSeconds: Double(startTime.nanoseconds) / 1e9
+            )
+        }
         return AdminAnswer(
             status: 200,
             contentType: MetricText.contentType,
-            body: MetricText.render(MetricTable.metrics, source)
+            body: MetricText.render(MetricTable.metrics, sources)
         )
     }
 }

@@ -11,20 +11,31 @@ package struct MetricText {
 
     /// Every metric of the table, also those without a sample: a name that is gone would look like a
     /// metric that was removed.
-    package static func render(_ metrics: [Metric], _ source: MetricSource) -> String {
+    ///
+    /// - Parameter sources: a shard each. With several, each sample says which by the label `shard`.
+    package static func render(_ metrics: [Metric], _ sources: [MetricSource]) -> String {
         var out = MetricText()
-        for metric in metrics { out.add(metric, source) }
+        for metric in metrics {
+            out.begin(metric)
+            for (number, source) in sources.enumerated() {
+                out.add(metric, source, shard: sources.count > 1 ? number : nil)
+            }
+        }
         return out.text
     }
 
-    private mutating func add(_ metric: Metric, _ source: MetricSource) {
+    private mutating func begin(_ metric: Metric) {
         text += "# HELP \(metric.name) \(Self.escapedHelp(metric.help))\n"
         text += "# TYPE \(metric.name) \(metric.kind.rawValue)\n"
+    }
+
+    private mutating func add(_ metric: Metric, _ source: MetricSource, shard: Int?) {
         for sample in metric.samples(source) {
+            let labels = sample.labels + (shard.map { [("shard", "\($0)")] } ?? [])
             switch sample.value {
-            case .whole(let value): line(metric.name, sample.labels, "\(value)")
-            case .real(let value): line(metric.name, sample.labels, Self.number(value))
-            case .histogram(let histogram): add(histogram, metric.name, sample.labels)
+            case .whole(let value): line(metric.name, labels, "\(value)")
+            case .real(let value): line(metric.name, labels, Self.number(value))
+            case .histogram(let histogram): add(histogram, metric.name, labels)
             }
         }
     }

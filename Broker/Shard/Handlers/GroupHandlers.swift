@@ -69,7 +69,13 @@ extension ShardMachine {
         let floor = group.cursors[index]
         let committed = partition.pointee.committed
         let owner = group.owners[index]
-        let reader = owner >= 0 ? reader(subscription: owner, partition: place) : nil
+        var reader = owner >= 0 ? reader(subscription: owner, partition: place) : nil
+        var member = group.members.first { $0.subscription == owner }?.name ?? ""
+        if !peers.isAlone {
+            let attached = groupReader(group.id, place)
+            reader = attached.map { readers[$0.reader] }
+            member = attached?.member ?? ""
+        }
         let lag = lagBytesAndTime(partition, from: floor)
         var stateName = "unassigned"
         var since: UInt64 = 0
@@ -85,7 +91,7 @@ extension ShardMachine {
             lagBytes: lag.bytes,
             lagMilliseconds: lag.time == 0 || lag.time > now.wall.nanoseconds
                 ? 0 : (now.wall.nanoseconds - lag.time) / .milliseconds(1),
-            member: group.members.first { $0.subscription == owner }?.name ?? "",
+            member: member,
             state: stateName, stateMilliseconds: since)
     }
 
@@ -181,7 +187,7 @@ extension ShardMachine {
         }
         return ShardReport(
             stage: stage, term: term, counters: counters,
-            connections: connections.indices.count,
+            connections: socketCount,
             subscriptions: subscriptions.indices.count, partitions: partitions,
             cursors: cursors, journalLatency: journal.latency,
             journalUsedBytes: journal.usedBytes,

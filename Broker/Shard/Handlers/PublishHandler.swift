@@ -15,8 +15,7 @@ extension ShardMachine {
         let batch = frame + (FrameHeader.byteCount &+ tlvBytes)
         let batchBytes = header.bodyBytes &- tlvBytes
         guard let index = state.index(ofPartition: header.stream) else {
-            return refusePublish(
-                connectionIndex, header, .partitionNotFound, "no partition \(header.stream)")
+            return publishElsewhere(connectionIndex, header, frame)
         }
         let status = BatchHeader.check(batch, count: batchBytes)
         guard status == .ok, header.argument == 0, tlvBytes == 0, stage == .ready, !hasFailed,

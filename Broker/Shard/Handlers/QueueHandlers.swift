@@ -41,12 +41,20 @@ extension ShardMachine {
                 request, .tooManyQueues, "there are \(state.queues.count) queues, and no more fit")
         }
         let first = state.nextPartition
+        var placement = Placement(shards: peers.count, loads: state.partitionsByShard)
         let queue = Queue(
             id: state.nextQueue, name: create.name, level: level,
             createdAt: now.wall.nanoseconds, labels: create.labels,
-            partitions: (0..<create.partitions).map { first + $0 }, retention: create.retention)
+            partitions: (0..<create.partitions).map { first + $0 },
+            shards: placement.choose(
+                partitions: Int(create.partitions), labels: create.labels,
+                others: state.queues.values),
+            retention: create.retention)
         if let refused = refuseTooLarge(request, planned(queue)) { return refused }
         guard change(.queueCreated(queue)) else { return .park }
+        guard peers.isAlone else {
+            return broadcast(request, .queueCreated(queue), .changed(queue: queue.id))
+        }
         return reply(request, info(of: queue, withPartitions: true))
     }
 
@@ -71,6 +79,9 @@ extension ShardMachine {
             return refused
         }
         guard change(.queueAltered(queue)) else { return .park }
+        guard peers.isAlone else {
+            return broadcast(request, .queueAltered(queue), .changed(queue: queue.id))
+        }
         return reply(request, info(of: queue, withPartitions: true))
     }
 
@@ -81,8 +92,17 @@ extension ShardMachine {
         guard let queue = state.queue(named: delete.name) else {
             return refuse(request, .queueNotFound, "no queue \(delete.name)")
         }
+        guard remove(queue) else { return .park }
+        guard peers.isAlone else {
+            return broadcast(request, .queueDeleted(queue.id), .done([]))
+        }
+        return reply(request, Empty())
+    }
+
+    /// - Returns: false when the journal is full for now.
+    mutating func remove(_ queue: Queue) -> Bool {
         let places = queue.partitions.compactMap { state.index(ofPartition: $0) }
-        guard change(.queueDeleted(queue.id)) else { return .park }
+        guard change(.queueDeleted(queue.id)) else { return false }
         for index in subscriptions.indices where subscriptions[index].pointee.queue == queue.id {
             endings.append(
                 Ending(
@@ -92,7 +112,7 @@ extension ShardMachine {
         endSubscriptions()
         for place in places { stopAwaiting(state.partitions[place]) }
         dyingPartitions += places
-        return reply(request, Empty())
+        return true
     }
 
     mutating func queueDescribe(_ request: Request) -> Outcome {
@@ -131,14 +151,15 @@ extension ShardMachine {
     }
 
     /// What `info` will say of a queue that is not made yet: for its size.
-    private func planned(_ queue: Queue) -> QueueInfo {
+    func planned(_ queue: Queue) -> QueueInfo {
         QueueInfo(
             id: queue.id, name: queue.name, level: queue.level.rawValue,
             partitionCount: UInt32(queue.partitions.count), createdAt: queue.createdAt,
             labels: queue.labels, records: 0, bytes: 0,
             partitions: queue.partitions.enumerated().map { index, id in
                 PartitionInfo(
-                    id: id, index: UInt32(index), shard: 0, epoch: 1, startOffset: 0,
+                    id: id, index: UInt32(index), shard: queue.shards[index], epoch: 1,
+                    startOffset: 0,
                     committedOffset: 0, endOffset: 0, bytes: 0, segmentOffset: 0, segments: 0,
                     records: 0, lostRecords: 0)
             }, retention: queue.retention)
@@ -157,7 +178,7 @@ extension ShardMachine {
             guard withPartitions else { continue }
             partitions.append(
                 PartitionInfo(
-                    id: id, index: partition.pointee.index, shard: 0,
+                    id: id, index: partition.pointee.index, shard: state.shard,
                     epoch: partition.pointee.log.epoch,
                     startOffset: partition.pointee.log.startOffset,
                     committedOffset: partition.pointee.committed,

@@ -66,15 +66,47 @@ extension ShardMachine {
             producer.epoch = before.epoch + 1
         }
         guard change(.producerOpened(producer)) else { return .park }
-        return reply(
-            request,
-            ProducerOpenReply(
-                producerID: producer.id, epoch: producer.epoch,
-                expirySeconds: limits.producerExpirySeconds))
+        let opened = ProducerOpenReply(
+            producerID: producer.id, epoch: producer.epoch,
+            expirySeconds: limits.producerExpirySeconds)
+        guard peers.isAlone else {
+            return broadcast(request, .producerOpened(producer), .done(opened.encoded))
+        }
+        return reply(request, opened)
     }
 
     mutating func serverDescribe(_ request: Request) -> Outcome {
         reply(request, ServerDescription(facts: facts))
+    }
+
+    /// This shard's own part of the list.
+    mutating func shardList(_ request: Request) -> Outcome {
+        reply(request, ShardListReply(shards: [ShardInfo(shard: peers.own, facts: shardFacts)]))
+    }
+
+    /// What `shard info` shows, in a stable order.
+    private var shardFacts: [Pair] {
+        func pair(_ name: String, _ value: some CustomStringConvertible) -> Pair {
+            Pair(name: name, value: value.description)
+        }
+        let reached = addresses.filter { $0.shard == peers.own }.map(\.address)
+        return [
+            pair("stage", "\(stage)"),
+            pair("storage", counters.storageFailure ?? "ok"),
+            pair("addresses", reached.joined(separator: " ")),
+            pair("partitions", state.partitions.count),
+            pair("connections", socketCount),
+            pair("links", connections.count - socketCount),
+            pair("records_published", counters.publishedRecords),
+            pair("records_delivered", counters.deliveredRecords),
+            pair("frames_forwarded", counters.forwardedFrames),
+            pair("journal_used_bytes", journal.usedBytes),
+            pair("journal_bytes", journal.geometry.capacity),
+            pair("journal_write_p50_us", journal.latency.quantile(0.5) / 1000),
+            pair("journal_write_p99_us", journal.latency.quantile(0.99) / 1000),
+            pair("tail_used_bytes", state.pool.usedBytes),
+            pair("tail_bytes", limits.tailBytesMax),
+        ]
     }
 
     /// What `server status` shows, in a stable order.
@@ -93,11 +125,11 @@ extension ShardMachine {
             pair("disk_used_percent", disk.space.map { "\($0.usedPercent)" } ?? "unknown"),
             pair("disk_total_bytes", disk.space.map { "\($0.totalBytes)" } ?? "unknown"),
             pair("disk_available_bytes", disk.space.map { "\($0.availableBytes)" } ?? "unknown"),
-            pair("shards", Set(addresses.map(\.shard)).count),
+            pair("shards", peers.count),
             pair("queues", state.queues.count),
             pair("partitions", state.partitions.indices.count),
             pair("groups", state.groups.count),
-            pair("connections", connections.indices.count),
+            pair("connections", socketCount),
             pair("subscriptions", subscriptions.indices.count),
             pair("journal_bytes", journal.geometry.capacity),
             pair("journal_used_bytes", journal.usedBytes),

@@ -45,9 +45,7 @@ extension ShardMachine {
             for place in places where offset > state.partitions[place].pointee.log.endOffset {
                 return refuse(
                     request, .offsetOutOfRange,
-                    "offset \(offset) is beyond the end "
-                        + "\(state.partitions[place].pointee.log.endOffset) of partition "
-                        + "\(state.partitions[place].pointee.id)")
+                    Self.beyondTheEnd(offset, state.partitions[place]))
             }
         }
         var group: UInt32 = 0
@@ -62,17 +60,12 @@ extension ShardMachine {
             }
         }
         guard
-            let index = subscriptions.insert(
-                Subscription(
-                    id: request.header.stream, connection: request.connection, queue: queue.id,
-                    group: group, creditRecords: subscribe.creditRecords,
-                    creditBytes: subscribe.creditBytes))
+            let index = insertSubscription(
+                request, queue: queue.id, group: group, creditRecords: subscribe.creditRecords,
+                creditBytes: subscribe.creditBytes)
         else {
             return refuse(request, .limitReached, "the server holds no more subscriptions")
         }
-        subscriptions[index].pointee.nextInConnection = connection.pointee.firstSubscription
-        connection.pointee.firstSubscription = index
-        connection.pointee.subscriptionCount += 1
         if group != 0 {
             let member = ConsumerGroup.Member(
                 subscription: index, name: memberName(request.connection))
@@ -100,6 +93,30 @@ extension ShardMachine {
             reader = readers[reader].pointee.nextInSubscription
         }
         return outcome
+    }
+
+    static func beyondTheEnd(
+        _ offset: UInt64, _ partition: UnsafeMutablePointer<Partition>
+    ) -> String {
+        "offset \(offset) is beyond the end \(partition.pointee.log.endOffset) of partition "
+            + "\(partition.pointee.id)"
+    }
+
+    mutating func insertSubscription(
+        _ request: Request, queue: UInt32, group: UInt32, creditRecords: UInt64,
+        creditBytes: UInt64
+    ) -> Int32? {
+        let connection = connections[request.connection]
+        guard
+            let index = subscriptions.insert(
+                Subscription(
+                    id: request.header.stream, connection: request.connection, queue: queue,
+                    group: group, creditRecords: creditRecords, creditBytes: creditBytes))
+        else { return nil }
+        subscriptions[index].pointee.nextInConnection = connection.pointee.firstSubscription
+        connection.pointee.firstSubscription = index
+        connection.pointee.subscriptionCount += 1
+        return index
     }
 
     private struct Stop: Error { var outcome: Outcome }
@@ -137,7 +154,7 @@ extension ShardMachine {
     }
 
     /// Where a subscription begins in one partition.
-    private func start(
+    func start(
         _ position: StartPosition, _ partition: UnsafeMutablePointer<Partition>
     ) -> (offset: UInt64, notBefore: UInt64) {
         switch position {
@@ -167,7 +184,7 @@ extension ShardMachine {
         return partition.pointee.committed
     }
 
-    private func memberName(_ connection: Int32) -> String {
+    func memberName(_ connection: Int32) -> String {
         let name = connections[connection].pointee.clientName
         return "\(name.isEmpty ? "client" : name)@\(connections[connection].pointee.peer)"
     }
@@ -239,6 +256,14 @@ extension ShardMachine {
 
     mutating func leaveGroup(_ id: UInt32, subscription: Int32) {
         guard state.groups[id] != nil else { return }
+        guard peers.isAlone else {
+            // On other shards than the first it was only attached.
+            if state.groups[id]?.has(subscription) == true {
+                state.groups[id]?.leave(subscription: subscription)
+                assign(id)
+            }
+            return
+        }
         state.groups[id]?.leave(subscription: subscription)
         applyAssignments(id)
     }

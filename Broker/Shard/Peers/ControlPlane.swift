@@ -1,0 +1,180 @@
+internal import BrokerBasics
+internal import BrokerCore
+internal import LogStorage
+internal import WireProtocol
+
+// How it works. Queues, producers and groups are known to every shard, and shard 0 has the say. It
+// changes its own state first; when that is durable it tells the others, over its own links and so in
+// order; each takes the change over and answers when it is durable there. Then the client is answered.
+// After a crash in between the others are brought up to shard 0 (`ShardAssembly`).
+extension ShardMachine {
+    /// Tells the others of a change that was just made here, and answers when all have it.
+    mutating func broadcast(
+        _ request: Request, _ change: StateChange, _ purpose: Gathering.Purpose
+    ) -> Outcome {
+        var builder = ByteBuilder()
+        builder.put(change.kind.rawValue)
+        return broadcast(
+            request, opcode: .changeApply, body: builder.bytes + change.payload, purpose)
+    }
+
+    mutating func broadcast(
+        _ request: Request, opcode: PeerOpcode, body: [UInt8], _ purpose: Gathering.Purpose
+    ) -> Outcome {
+        let number = beginGathering(request, awaited: peers.count - 1, purpose)
+        peers.broadcasts.append(
+            Broadcast(
+                group: journal.openGroup, gathering: number,
+                frame: opcode.frame(correlation: number, body: body),
+                next: 1))
+        return .done
+    }
+
+    /// Lets out what is durable here, in order, as far as links have room.
+    mutating func advanceBroadcasts() {
+        while let broadcast = peers.broadcasts.first {
+            guard
+                broadcast.group < journal.durableGroup || faults.confirmBeforeSync
+                    || faults.broadcastBeforeDurable
+            else { return }
+            var next = broadcast.next
+            while Int(next) < peers.count {
+                guard let link = ownLink(to: next),
+                    broadcast.frame.withUnsafeBytes({ bytes in
+                        bytes.baseAddress.map { put($0, bytes.count, on: link) } ?? false
+                    })
+                else {
+                    peers.broadcasts.updateFirst { $0.next = next }
+                    return
+                }
+                next += 1
+            }
+            peers.broadcasts.removeFirst()
+        }
+    }
+
+    /// A change that shard 0 has made.
+    mutating func changeApply(_ request: Request) -> Outcome {
+        guard request.body.count >= 1, let base = request.body.baseAddress,
+            let kind = JournalEntryKind(rawValue: base.u8(0)),
+            let decoded = try? StateChange(
+                kind: kind,
+                payload: UnsafeRawBufferPointer(rebasing: request.body[1...]))
+        else { return refuse(request, .badRequest, "a change that can't be read") }
+        switch decoded {
+        case .queueDeleted(let id):
+            guard let queue = state.queues[id] else { return reply(request, Empty()) }
+            guard remove(queue) else { return .park }
+            return reply(request, Empty())
+        case .queueCreated(let queue), .queueAltered(let queue):
+            guard change(decoded) else { return .park }
+            return reply(request, info(of: queue, withPartitions: true))
+        default:
+            guard change(decoded) else { return .park }
+            return reply(request, Empty())
+        }
+    }
+
+    // MARK: producers
+
+    /// Asks the others which of the producers that are idle here are idle there too.
+    mutating func askForIdleProducers(_ candidates: [UInt64], since time: UInt64) {
+        var builder = ByteBuilder()
+        builder.put(time)
+        builder.put(UInt32(candidates.count))
+        for id in candidates { builder.put(id) }
+        _ = gather(
+            Request(
+                connection: -1, header: PeerOpcode.idleProducers.header,
+                body: UnsafeRawBufferPointer(start: nil, count: 0)),
+            body: builder.bytes,
+            from: (1..<UInt16(peers.count)).map { $0 }, .idleProducers(candidates))
+    }
+
+    mutating func idleProducers(_ request: Request) -> Outcome {
+        var parser = ByteParser(request.body)
+        guard let time = try? parser.u64(), let count = try? parser.count(itemBytesMin: 8) else {
+            return refuse(request, .badRequest, "a list that can't be read")
+        }
+        let idle = Set(state.producers.idle(since: time))
+        var builder = ByteBuilder()
+        for _ in 0..<count {
+            guard let id = try? parser.u64() else { break }
+            if idle.contains(id) { builder.put(id) }
+        }
+        return reply(request, RawMessage(bytes: builder.bytes))
+    }
+
+    mutating func expire(_ candidates: [UInt64], _ gathering: Gathering) {
+        guard gathering.refusal == nil, stage == .ready, !hasFailed else { return }
+        var idle = Set(candidates)
+        for part in gathering.parts {
+            var theirs: Set<UInt64> = []
+            part.body.withUnsafeBytes { bytes in
+                var parser = ByteParser(bytes)
+                while let id = try? parser.u64() { theirs.insert(id) }
+            }
+            idle.formIntersection(theirs)
+        }
+        for id in idle.sorted() {
+            guard change(.producerExpired(id)) else { return }
+            _ = broadcast(
+                Request(
+                    connection: -1, header: PeerOpcode.changeApply.header,
+                    body: UnsafeRawBufferPointer(start: nil, count: 0)),
+                .producerExpired(id), .done([]))
+        }
+    }
+
+    // MARK: the start
+
+    /// True when this shard may write its first checkpoint.
+    var mayBeginFirstCheckpoint: Bool {
+        guard !peers.firstCheckpointIsDone else { return false }
+        // The giver forgets, and placement says so, before the taker has it.
+        if faults.placementBeforeAdoption {
+            return peers.turn != .first || peers.own == 0 || peers.mayCheckpoint
+        }
+        switch peers.turn {
+        case .first: return true
+        case .afterOthers(let count): return peers.othersCheckpointed >= count
+        case .afterTheFirst: return peers.mayCheckpoint
+        }
+    }
+
+    /// The first checkpoint is on stable storage.
+    mutating func firstCheckpointIsDone() {
+        peers.firstCheckpointIsDone = true
+        guard !peers.isAlone else {
+            stage = .ready
+            return
+        }
+        guard peers.own == 0 else {
+            return peers.post(PeerMessage(.checkpointed), to: 0, .control)
+        }
+        for shard in 1..<UInt16(peers.count) {
+            peers.post(PeerMessage(.checkpointNow), to: shard, .control)
+        }
+        serveWhenAllAreReady()
+    }
+
+    mutating func serveWhenAllAreReady() {
+        guard peers.own == 0, stage == .starting, peers.firstCheckpointIsDone,
+            peers.othersCheckpointed == peers.count - 1
+        else { return }
+        for shard in 1..<UInt16(peers.count) {
+            peers.post(PeerMessage(.serve), to: shard, .control)
+        }
+        stage = .ready
+    }
+}
+
+/// A body that is bytes already.
+struct RawMessage: WireMessage {
+    var bytes: [UInt8]
+    init(bytes: [UInt8]) { self.bytes = bytes }
+    func encode(into builder: inout ByteBuilder) {
+        bytes.withUnsafeBytes { builder.put(raw: $0) }
+    }
+    init(from parser: inout ByteParser) throws(ByteParserError) { throw .invalid }
+}

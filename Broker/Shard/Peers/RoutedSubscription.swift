@@ -1,0 +1,592 @@
+internal import BrokerBasics
+internal import BrokerCore
+internal import LogStorage
+internal import WireProtocol
+
+// How it works. A subscription whose partitions live on several shards, or whose group shard 0 keeps, is
+// held by its front. Each owner has a part of it: a subscription of its own, on the link of the client, with
+// readers for the partitions that the front **attaches**. What owners deliver goes on to the client under
+// one count and one credit.
+//
+//  - Credit: each owner is granted a window out of what the client has left. Together they may have more;
+//    what comes above the client's credit is held by the front, a window per owner at most.
+//  - A change of the set (`round`): the front says each owner its partitions, and tells the client when all
+//    have answered. Deliveries of a partition that is on its way in are held until then; those of one that
+//    is on its way out are dropped, for its next reader gets them again.
+
+/// A client's subscription as its front has it.
+package struct RoutedSubscription {
+    struct Part {
+        let shard: UInt16
+        // Absolute, on the owner's count:
+        var grantedRecords: UInt64 = 0
+        var grantedBytes: UInt64 = 0
+        var seenRecords: UInt64 = 0
+        var seenBytes: UInt64 = 0
+    }
+    struct Held {
+        var partition: UInt32
+        var batches: [UInt8]
+        var at = 0
+    }
+
+    let id: UInt32
+    let connection: Int32
+    let queue: UInt32
+    /// 0: no group, or not known yet.
+    var group: UInt32 = 0
+    var nextInConnection: Int32 = -1
+
+    var creditRecords: UInt64
+    var creditBytes: UInt64
+    var deliveredRecords: UInt64 = 0
+    var deliveredBytes: UInt64 = 0
+
+    var parts: [Part] = []
+    /// What the client was told that it reads, and what it is about to.
+    var reads: Set<UInt32> = []
+    var comes: Set<UInt32> = []
+    var held: [Held] = []
+    /// Where a subscription without a group begins.
+    var start = StartPosition.start
+    var generation: UInt64 = 0
+    var round: UInt32 = 0
+    var awaited = 0
+    var collected: [AssignedPartition] = []
+    var refusal: (status: StatusCode, message: String)?
+    /// A request of the client that is answered when the round is over.
+    var request: FrameHeader?
+    /// It ends when the round is over, and this is the last that the client hears of it.
+    var ending: [UInt8]?
+
+    init(
+        id: UInt32, connection: Int32, queue: UInt32, creditRecords: UInt64, creditBytes: UInt64
+    ) {
+        self.id = id
+        self.connection = connection
+        self.queue = queue
+        self.creditRecords = creditRecords
+        self.creditBytes = creditBytes
+    }
+
+    /// Bytes that an owner may be ahead of the client's credit.
+    static let windowBytes: UInt64 = 256 << 10
+}
+
+/// The front tells an owner which partitions a subscription reads there.
+struct AttachRequest: WireMessage {
+    var round: UInt32
+    /// The subscription ends.
+    var leaves: Bool
+    var queue: UInt32
+    var group: UInt32
+    var generation: UInt64
+    var start: StartPosition
+    var partitions: [UInt32]
+
+    init(
+        round: UInt32, leaves: Bool, queue: UInt32, group: UInt32, generation: UInt64,
+        start: StartPosition, partitions: [UInt32]
+    ) {
+        self.round = round
+        self.leaves = leaves
+        self.queue = queue
+        self.group = group
+        self.generation = generation
+        self.start = start
+        self.partitions = partitions
+    }
+    func encode(into builder: inout ByteBuilder) {
+        builder.put(round)
+        builder.put(leaves)
+        builder.put(queue)
+        builder.put(group)
+        builder.put(generation)
+        // The start, as a subscribe says it.
+        SubscribeRequest(queue: "", start: start, creditRecords: 0, creditBytes: 0)
+            .encode(into: &builder)
+        builder.put(UInt32(partitions.count))
+        for partition in partitions { builder.put(partition) }
+    }
+    init(from parser: inout ByteParser) throws(ByteParserError) {
+        round = try parser.u32()
+        leaves = try parser.bool()
+        queue = try parser.u32()
+        group = try parser.u32()
+        generation = try parser.u64()
+        start = try SubscribeRequest(from: &parser).start
+        partitions = []
+        for _ in 0..<(try parser.count(itemBytesMin: 4)) { partitions.append(try parser.u32()) }
+    }
+}
+
+/// An owner's answer, or shard 0's to one who joins a group: never an error frame, which could be taken
+/// for the answer to a publish of the same client.
+struct AttachReply: WireMessage {
+    var round: UInt32
+    var status: UInt16
+    var message: String
+    var group: UInt32
+    var assignment: Assignment
+
+    init(
+        round: UInt32, status: StatusCode = .ok, message: String = "", group: UInt32 = 0,
+        assignment: Assignment = Assignment(generation: 0, partitions: [])
+    ) {
+        self.round = round
+        self.status = status.rawValue
+        self.message = message
+        self.group = group
+        self.assignment = assignment
+    }
+    func encode(into builder: inout ByteBuilder) {
+        builder.put(round)
+        builder.put(status)
+        builder.put(message)
+        builder.put(group)
+        assignment.encode(into: &builder)
+    }
+    init(from parser: inout ByteParser) throws(ByteParserError) {
+        round = try parser.u32()
+        status = try parser.u16()
+        message = try parser.string()
+        group = try parser.u32()
+        assignment = try Assignment(from: &parser)
+    }
+}
+
+// MARK: the front's side
+
+extension ShardMachine {
+    func routedSubscription(_ connection: Int32, id: UInt32) -> Int32? {
+        guard !peers.isAlone else { return nil }
+        var at = connections[connection].pointee.firstRouted
+        while at >= 0 {
+            if peers.routed[at].pointee.id == id { return at }
+            at = peers.routed[at].pointee.nextInConnection
+        }
+        return nil
+    }
+
+    /// Begins a subscription that this shard can't serve by itself.
+    mutating func subscribeRouted(
+        _ request: Request, _ subscribe: SubscribeRequest, _ queue: Queue, _ partitions: [UInt32]
+    ) -> Outcome {
+        let connection = connections[request.connection]
+        guard
+            let index = peers.routed.insert(
+                RoutedSubscription(
+                    id: request.header.stream, connection: request.connection, queue: queue.id,
+                    creditRecords: subscribe.creditRecords, creditBytes: subscribe.creditBytes))
+        else { return refuse(request, .limitReached, "the server holds no more subscriptions") }
+        let routed = peers.routed[index]
+        routed.pointee.request = request.header
+        routed.pointee.start = subscribe.start
+        routed.pointee.nextInConnection = connection.pointee.firstRouted
+        connection.pointee.firstRouted = index
+        connection.pointee.subscriptionCount += 1
+        guard subscribe.group.isEmpty else {
+            // Shard 0 says which partitions it gets.
+            putLater(
+                PeerOpcode.groupJoin.frame(
+                    stream: routed.pointee.id, body: [UInt8](request.body)), of: request.connection,
+                to: 0)
+            return .done
+        }
+        beginRound(index, partitions, generation: 0)
+        return .done
+    }
+
+    /// Tells every owner what the subscription reads there.
+    private mutating func beginRound(
+        _ index: Int32, _ partitions: [UInt32], generation: UInt64, leaves: Bool = false
+    ) {
+        let routed = peers.routed[index]
+        var byShard: [UInt16: [UInt32]] = [:]
+        for part in routed.pointee.parts { byShard[part.shard] = [] }
+        // Its place in the group is with shard 0.
+        if leaves, routed.pointee.group != 0 { byShard[0] = [] }
+        for partition in partitions {
+            guard let shard = state.placement(ofPartition: partition) else { continue }
+            byShard[shard, default: []].append(partition)
+        }
+        for shard in byShard.keys.sorted()
+        where !routed.pointee.parts.contains(where: { $0.shard == shard }) {
+            routed.pointee.parts.append(RoutedSubscription.Part(shard: shard))
+        }
+        routed.pointee.comes = Set(partitions)
+        routed.pointee.reads.formIntersection(routed.pointee.comes)
+        routed.pointee.generation = generation
+        routed.pointee.round &+= 1
+        routed.pointee.collected = []
+        routed.pointee.refusal = nil
+        routed.pointee.awaited = byShard.count
+        for (shard, wanted) in byShard.sorted(by: { $0.key < $1.key }) {
+            let attach = AttachRequest(
+                round: routed.pointee.round, leaves: leaves, queue: routed.pointee.queue,
+                group: routed.pointee.group, generation: generation, start: routed.pointee.start,
+                partitions: wanted)
+            putLater(
+                PeerOpcode.groupAttach.frame(stream: routed.pointee.id, body: attach.encoded),
+                of: routed.pointee.connection, to: shard)
+        }
+        if byShard.isEmpty { finishRound(index) }
+    }
+
+    /// An owner's or shard 0's word on a subscription of this front.
+    mutating func routedAnswer(
+        _ connection: Int32, _ header: FrameHeader, _ body: UnsafeRawBufferPointer,
+        from shard: UInt16
+    ) {
+        guard let index = routedSubscription(connection, id: header.stream) else { return }
+        let routed = peers.routed[index]
+        if let opcode = PeerOpcode(rawValue: header.opcode) {
+            return answered(index, routed, opcode, body)
+        }
+        guard routed.pointee.ending == nil else { return }
+        switch Opcode(rawValue: header.opcode) {
+        case .assignment:
+            guard let assignment = try? Assignment(body: body), routed.pointee.group != 0 else {
+                return
+            }
+            beginRound(
+                index, assignment.partitions.map(\.partition), generation: assignment.generation)
+        case .ended:
+            var ended = header
+            ended.frameBytes = UInt32(FrameHeader.byteCount + body.count)
+            leave(index, saying: ended.frame(body: [UInt8](body)))
+        default: return
+        }
+    }
+
+    private mutating func answered(
+        _ index: Int32, _ routed: UnsafeMutablePointer<RoutedSubscription>, _ opcode: PeerOpcode,
+        _ body: UnsafeRawBufferPointer
+    ) {
+        guard let answer = try? AttachReply(body: body) else { return }
+        let status = StatusCode(rawValue: answer.status) ?? .ok
+        switch opcode {
+        case .groupJoin:
+            guard routed.pointee.ending == nil else { return }
+            if status != .ok {
+                routed.pointee.refusal = (status, answer.message)
+                return finishRound(index)
+            }
+            routed.pointee.group = answer.group
+            beginRound(
+                index, answer.assignment.partitions.map(\.partition),
+                generation: answer.assignment.generation)
+        case .groupAttach:
+            guard answer.round == routed.pointee.round else { return }
+            if status != .ok { routed.pointee.refusal = (status, answer.message) }
+            routed.pointee.collected += answer.assignment.partitions
+            routed.pointee.awaited -= 1
+            if routed.pointee.awaited == 0 { finishRound(index) }
+        case .changeApply, .groupBegin, .idleProducers: return
+        }
+    }
+
+    /// All owners have answered.
+    private mutating func finishRound(_ index: Int32) {
+        let routed = peers.routed[index]
+        let connection = routed.pointee.connection
+        if let ending = routed.pointee.ending {
+            removeRouted(index)
+            return tell(ending, to: connection)
+        }
+        if let (status, message) = routed.pointee.refusal {
+            guard let request = routed.pointee.request else {
+                // A group's new set that an owner can't serve: the member is told, and asks again.
+                let refusal = Refusal(errorClass: status.errorClass.rawValue, message: message)
+                return leave(
+                    index,
+                    saying: FrameHeader(
+                        opcode: .ended, flags: FrameHeader.pushFlag, stream: routed.pointee.id,
+                        status: status
+                    ).frame(body: refusal.encoded))
+            }
+            let refusal = Refusal(errorClass: status.errorClass.rawValue, message: message)
+            counters.refusals &+= 1
+            return leave(
+                index,
+                saying: FrameHeader(
+                    opcode: .error, flags: FrameHeader.replyFlag | FrameHeader.errorFlag,
+                    correlation: request.correlation, stream: request.stream, status: status
+                ).frame(body: refusal.encoded))
+        }
+        routed.pointee.reads = routed.pointee.comes
+        let assignment = Assignment(
+            generation: routed.pointee.generation,
+            partitions: routed.pointee.collected.sorted { $0.index < $1.index })
+        if let request = routed.pointee.request {
+            routed.pointee.request = nil
+            tell(
+                FrameHeader(
+                    opcode: .subscribe, flags: FrameHeader.replyFlag,
+                    correlation: request.correlation, stream: request.stream
+                ).frame(body: assignment.encoded), to: connection)
+        } else {
+            tell(
+                FrameHeader(
+                    opcode: .assignment, flags: FrameHeader.pushFlag, stream: routed.pointee.id
+                ).frame(body: assignment.encoded), to: connection)
+        }
+        grant(index)
+        deliverHeld(index)
+    }
+
+    private mutating func tell(_ frame: [UInt8], to connection: Int32) {
+        deliver(
+            deferredReply: DeferredReply(
+                group: 0, connection: connection,
+                generation: connections[connection].pointee.generation, frame: frame))
+    }
+
+    /// Ends a subscription at its owners, then tells the client.
+    private mutating func leave(_ index: Int32, saying ending: [UInt8]) {
+        let routed = peers.routed[index]
+        routed.pointee.ending = ending
+        routed.pointee.held = []
+        beginRound(index, [], generation: routed.pointee.generation, leaves: true)
+    }
+
+    mutating func unsubscribeRouted(_ request: Request, _ index: Int32) -> Outcome {
+        guard peers.routed[index].pointee.ending == nil else {
+            return refuse(
+                request, .subscriptionNotFound,
+                "no subscription \(request.header.stream) on this connection")
+        }
+        leave(
+            index,
+            saying: FrameHeader(
+                opcode: .unsubscribe, flags: FrameHeader.replyFlag,
+                correlation: request.header.correlation, stream: request.header.stream
+            ).frame(body: []))
+        return .done
+    }
+
+    private mutating func removeRouted(_ index: Int32) {
+        let routed = peers.routed[index]
+        let connection = connections[routed.pointee.connection]
+        if connection.pointee.firstRouted == index {
+            connection.pointee.firstRouted = routed.pointee.nextInConnection
+        } else {
+            var at = connection.pointee.firstRouted
+            while at >= 0 {
+                if peers.routed[at].pointee.nextInConnection == index {
+                    peers.routed[at].pointee.nextInConnection = routed.pointee.nextInConnection
+                    break
+                }
+                at = peers.routed[at].pointee.nextInConnection
+            }
+        }
+        connection.pointee.subscriptionCount -= 1
+        peers.routed.remove(index)
+    }
+
+    /// The client is gone: owners hear of it by their links.
+    mutating func dropRouted(of connection: Int32) {
+        while connections[connection].pointee.firstRouted >= 0 {
+            removeRouted(connections[connection].pointee.firstRouted)
+        }
+    }
+
+    // MARK: credit
+
+    mutating func creditRouted(_ index: Int32, records: UInt64, bytes: UInt64) {
+        let routed = peers.routed[index]
+        routed.pointee.creditRecords = max(routed.pointee.creditRecords, records)
+        routed.pointee.creditBytes = max(routed.pointee.creditBytes, bytes)
+        deliverHeld(index)
+        grant(index)
+    }
+
+    /// Grants every owner a window out of what the client has left.
+    mutating func grant(_ index: Int32) {
+        let routed = peers.routed[index]
+        guard routed.pointee.ending == nil, routed.pointee.request == nil else { return }
+        for place in routed.pointee.parts.indices { grant(routed, place) }
+    }
+
+    private mutating func grant(_ routed: UnsafeMutablePointer<RoutedSubscription>, _ place: Int) {
+        let part = routed.pointee.parts[place]
+        func wanted(_ seen: UInt64, _ credit: UInt64, _ used: UInt64, _ window: UInt64) -> UInt64 {
+            guard credit > used else { return seen }
+            let left = credit == .max ? .max : credit - used
+            let (sum, overflow) = seen.addingReportingOverflow(min(left, window))
+            return overflow ? .max : sum
+        }
+        let records = wanted(
+            part.seenRecords, routed.pointee.creditRecords, routed.pointee.deliveredRecords, .max)
+        let bytes = wanted(
+            part.seenBytes, routed.pointee.creditBytes, routed.pointee.deliveredBytes,
+            RoutedSubscription.windowBytes)
+        // Half a window at a time, or what is left of the client's.
+        let isShort =
+            part.grantedBytes < part.seenBytes &+ RoutedSubscription.windowBytes / 2
+            || part.grantedRecords <= part.seenRecords
+        guard records > part.grantedRecords || bytes > part.grantedBytes,
+            isShort || records > part.grantedRecords
+        else { return }
+        let frame = FrameHeader(opcode: .credit, stream: routed.pointee.id)
+            .frame(body: Credit(records: records, bytes: bytes).encoded)
+        guard let link = uplink(of: routed.pointee.connection, to: part.shard),
+            frame.withUnsafeBytes({ bytes in
+                bytes.baseAddress.map { put($0, bytes.count, on: link) } ?? false
+            })
+        else { return }
+        routed.pointee.parts[place].grantedRecords = max(part.grantedRecords, records)
+        routed.pointee.parts[place].grantedBytes = max(part.grantedBytes, bytes)
+    }
+
+    // MARK: deliveries
+
+    /// Takes batches that an owner delivered.
+    ///
+    /// - Returns: false when the client has no room for them now.
+    mutating func routedDeliver(
+        _ connectionIndex: Int32, _ connection: UnsafeMutablePointer<Connection>,
+        _ header: FrameHeader, _ body: UnsafeRawBufferPointer, from shard: UInt16
+    ) -> Bool {
+        guard let index = routedSubscription(connectionIndex, id: header.stream),
+            let base = body.baseAddress
+        else { return true }
+        let routed = peers.routed[index]
+        guard let place = routed.pointee.parts.firstIndex(where: { $0.shard == shard }) else {
+            return true
+        }
+        let records = header.correlation &- routed.pointee.parts[place].seenRecords
+        let isRead = routed.pointee.reads.contains(header.argument)
+        if routed.pointee.ending == nil, isRead || routed.pointee.comes.contains(header.argument) {
+            var taken = 0
+            if isRead, routed.pointee.held.isEmpty {
+                taken = forward(
+                    routed, connectionIndex, connection, header.argument, base, body.count,
+                    records: records)
+                if taken == 0, hasCredit(routed) { return false }
+            }
+            if taken < body.count {
+                routed.pointee.held.append(
+                    RoutedSubscription.Held(
+                        partition: header.argument,
+                        batches: [UInt8](UnsafeRawBufferPointer(rebasing: body[taken...]))))
+            }
+        }
+        routed.pointee.parts[place].seenRecords = header.correlation
+        routed.pointee.parts[place].seenBytes &+= UInt64(body.count)
+        grant(routed, place)
+        return true
+    }
+
+    private func hasCredit(_ routed: UnsafeMutablePointer<RoutedSubscription>) -> Bool {
+        routed.pointee.deliveredRecords < routed.pointee.creditRecords
+            && routed.pointee.deliveredBytes < routed.pointee.creditBytes
+    }
+
+    /// Sends whole batches on, as far as credit and room go.
+    ///
+    /// - Parameter records: of all the batches, when known.
+    /// - Returns: the bytes that went; 0 when there is no credit or no room.
+    private mutating func forward(
+        _ routed: UnsafeMutablePointer<RoutedSubscription>, _ index: Int32,
+        _ connection: UnsafeMutablePointer<Connection>, _ partition: UInt32,
+        _ base: UnsafeRawPointer, _ count: Int, records: UInt64?
+    ) -> Int {
+        guard hasCredit(routed), connection.pointee.blockedCount == 0 else { return 0 }
+        let recordsLeft = routed.pointee.creditRecords &- routed.pointee.deliveredRecords
+        let bytesLeft = routed.pointee.creditBytes &- routed.pointee.deliveredBytes
+        let free = connection.pointee.send.free(pool: sendPool)
+        let room = min(free, Int(connection.pointee.frameBytesMax)) - FrameHeader.byteCount
+        var run = 0
+        var sum: UInt64 = 0
+        if let records, records <= recordsLeft, UInt64(count) <= bytesLeft, count <= room {
+            run = count
+            sum = records
+        } else {
+            while run < count {
+                let batch = base + run
+                let bytes = StoredBatch.bytes(at: batch)
+                // One batch larger than what is free goes alone, in a buffer of its own size.
+                if run + bytes > room, run > 0 || connection.pointee.send.activeCount > 0 { break }
+                run += bytes
+                sum &+= UInt64((batch + StoredBatch.stampBytes).u16(10))
+                if sum >= recordsLeft || UInt64(run) >= bytesLeft || run > room { break }
+            }
+            guard run > 0 else { return 0 }
+        }
+        let frameBytes = FrameHeader.byteCount + run
+        guard let memory = connection.pointee.send.reserve(frameBytes, pool: &sendPool) else {
+            return 0
+        }
+        (memory + FrameHeader.byteCount).copyMemory(from: base, byteCount: run)
+        routed.pointee.deliveredRecords &+= sum
+        routed.pointee.deliveredBytes &+= UInt64(run)
+        FrameHeader(
+            opcode: .deliver, bodyBytes: run, flags: FrameHeader.pushFlag,
+            correlation: routed.pointee.deliveredRecords, stream: routed.pointee.id,
+            argument: partition
+        ).encode(at: memory)
+        connection.pointee.send.commit(frameBytes)
+        listForSending(index)
+        return run
+    }
+
+    /// Sends on what was held for want of credit, of room, or of the client's knowledge.
+    mutating func deliverHeld(_ index: Int32) {
+        let routed = peers.routed[index]
+        let connection = connections[routed.pointee.connection]
+        while let held = routed.pointee.held.first {
+            guard routed.pointee.reads.contains(held.partition) else {
+                if routed.pointee.comes.contains(held.partition) { return }
+                routed.pointee.held.removeFirst()
+                continue
+            }
+            let taken = held.batches.withUnsafeBytes { bytes in
+                bytes.baseAddress.map {
+                    forward(
+                        routed, routed.pointee.connection, connection, held.partition,
+                        $0 + held.at, bytes.count - held.at, records: nil)
+                } ?? 0
+            }
+            guard taken > 0 else { return }
+            routed.pointee.held[0].at += taken
+            if held.at + taken == held.batches.count { routed.pointee.held.removeFirst() }
+        }
+    }
+
+    /// A connection has room again.
+    mutating func wakeRouted(_ connection: Int32) {
+        var at = connections[connection].pointee.firstRouted
+        while at >= 0 {
+            let next = peers.routed[at].pointee.nextInConnection
+            if !peers.routed[at].pointee.held.isEmpty { deliverHeld(at) }
+            grant(at)
+            at = next
+        }
+    }
+
+    /// Puts a frame of the front's own making on a client's link, now or when there is room. There are few
+    /// of them: rounds, not records.
+    private mutating func putLater(_ frame: [UInt8], of connection: Int32, to shard: UInt16) {
+        guard let link = uplink(of: connection, to: shard) else {
+            return close(connection, reason: .overflow)
+        }
+        let isPut =
+            peers.uplinks[link].pointee.later.isEmpty
+            && frame.withUnsafeBytes { bytes in
+                bytes.baseAddress.map { put($0, bytes.count, on: link) } ?? false
+            }
+        if !isPut { peers.uplinks[link].pointee.later.append(frame) }
+    }
+
+    /// Puts what waited for room on a link.
+    mutating func putWaiting(on link: Int32) {
+        while let frame = peers.uplinks[link].pointee.later.first {
+            let isPut = frame.withUnsafeBytes { bytes in
+                bytes.baseAddress.map { put($0, bytes.count, on: link) } ?? false
+            }
+            guard isPut else { return }
+            peers.uplinks[link].pointee.later.removeFirst()
+        }
+    }
+}

@@ -1,0 +1,296 @@
+import BrokerBasics
+import BrokerCore
+import BrokerShard
+import BrokerTestSupport
+import LogStorage
+import Testing
+import WireProtocol
+
+/// Several shards that are one broker to their clients.
+@Suite("Many shards")
+struct ManyShardsTests {
+    private static func broker(_ shards: Int, mailbox: Int = 4) throws -> ScenarioRunner {
+        var settings = SimulatedShard.Settings()
+        settings.shards = shards
+        settings.mailboxMessages = mailbox
+        let runner = try ScenarioRunner(settings: settings, seed: 7)
+        try #require(runner.start())
+        return runner
+    }
+
+    @Test("a queue's partitions are spread over the shards, and every front describes them all")
+    func placement() throws {
+        let runner = try Self.broker(3)
+        let client = try #require(runner.connect(to: 2))
+        let partitions = runner.createQueue(client, "orders", partitions: 6)
+        #expect(partitions.count == 6)
+        for shard in 0..<3 {
+            let other = try #require(runner.connect(to: shard))
+            let info = try #require(
+                other.ask(
+                    .queueDescribe, QueueNameRequest(name: "orders"), reply: QueueInfo.self))
+            #expect(info.partitions.map(\.id) == partitions)
+            #expect(info.partitions.map(\.shard).sorted() == [0, 0, 1, 1, 2, 2])
+            let list = try #require(
+                other.ask(.queueList, QueueListRequest(), reply: QueueListReply.self))
+            #expect(list.queues.map(\.name) == ["orders"])
+        }
+    }
+
+    @Test("queues with the same colocate label live on one shard")
+    func colocation() throws {
+        let runner = try Self.broker(3)
+        let client = try #require(runner.connect(to: 1))
+        var shards: Set<UInt16> = []
+        for name in ["a", "b", "c", "d"] {
+            let info = try #require(
+                client.ask(
+                    .queueCreate,
+                    QueueCreateRequest(
+                        name: name, partitions: 3, level: .synced,
+                        labels: [Pair(name: "colocate", value: "desk")]),
+                    reply: QueueInfo.self))
+            shards.formUnion(info.partitions.map(\.shard))
+        }
+        #expect(shards.count == 1)
+    }
+
+    @Test(
+        "what is published at any front is confirmed in order and read at any other",
+        arguments: [(2, 4), (3, 1), (3, 16)])
+    func publishAnywhere(shards: Int, mailbox: Int) throws {
+        let runner = try Self.broker(shards, mailbox: mailbox)
+        let clients = try (0..<shards).map { try #require(runner.connect(to: $0)) }
+        let queue = runner.createQueue(clients[shards - 1], "orders", partitions: 4)
+        let ticks = runner.createQueue(clients[0], "ticks", partitions: 3, level: .memory)
+        let producers = try clients.map { try #require(runner.openProducer($0)) }
+        for (number, client) in clients.enumerated() {
+            #expect(client.subscribe("orders", stream: 1)?.partitions.count == 4, "\(number)")
+        }
+        for round in 0..<40 {
+            for (client, producer) in zip(clients, producers) {
+                for partition in queue + ticks {
+                    runner.publish(client, producer, partition, records: 1 + round % 3)
+                }
+            }
+        }
+        for client in clients { runner.settle(client, []) }
+        runner.run {
+            for client in clients { runner.note(client) }
+            return (queue + ticks).allSatisfy { partition in
+                (runner.history.sent[partition] ?? []).allSatisfy { $0.confirmedAt != nil }
+            }
+        }
+        for client in clients { runner.note(client) }
+        #expect(runner.violation == nil)
+        let sent = queue.reduce(0) { sum, partition in
+            sum + (runner.history.sent[partition] ?? []).reduce(0) { $0 + $1.values.count }
+        }
+        runner.run { clients.allSatisfy { $0.delivered.count >= sent } }
+        for client in clients {
+            #expect(client.delivered.count == sent)
+            #expect(client.badBatches == 0)
+        }
+        #expect(runner.shard.messages > 50)
+        try runner.history.check(try ReadBack(from: runner.shard))
+    }
+
+    @Test("a subscription over several shards never gets more than a batch above its credit")
+    func credit() throws {
+        let runner = try Self.broker(3)
+        let client = try #require(runner.connect(to: 1))
+        let queue = runner.createQueue(client, "orders", partitions: 6)
+        let producer = try #require(runner.openProducer(client))
+        for _ in 0..<30 {
+            for partition in queue { runner.publish(client, producer, partition, records: 3) }
+        }
+        runner.settle(client, queue)
+        let reader = try #require(runner.connect(to: 2))
+        #expect(reader.subscribe("orders", stream: 5, credit: 10) != nil)
+        runner.shard.pass(milliseconds: 20)
+        #expect((10...12).contains(reader.delivered.count), "\(reader.delivered.count)")
+        for granted in stride(from: UInt64(20), through: 540, by: 13) {
+            reader.request(.credit, Credit(records: granted, bytes: .max), stream: 5)
+            runner.shard.pass(milliseconds: 3)
+            let count = UInt64(reader.delivered.count)
+            #expect(count >= min(granted, 540) && count <= granted + 2, "\(granted): \(count)")
+        }
+        reader.request(.credit, Credit(records: .max, bytes: .max), stream: 5)
+        runner.shard.pass(milliseconds: 20)
+        #expect(reader.delivered.count == 540)
+        for partition in queue {
+            let offsets = reader.delivered.filter { $0.partition == partition }.map(\.offset)
+            #expect(offsets == Array(0..<90))
+        }
+    }
+
+    @Test("a group's partitions are divided among members at different fronts, and acks are kept")
+    func groups() throws {
+        let runner = try Self.broker(3)
+        let publisher = try #require(runner.connect(to: 0))
+        let queue = runner.createQueue(publisher, "orders", partitions: 6)
+        let producer = try #require(runner.openProducer(publisher))
+        for _ in 0..<10 {
+            for partition in queue { runner.publish(publisher, producer, partition) }
+        }
+        runner.settle(publisher, queue)
+        let first = try #require(runner.connect("first", to: 1))
+        let second = try #require(runner.connect("second", to: 2))
+        let whole = try #require(first.subscribe("orders", group: "desk", stream: 1))
+        #expect(whole.partitions.map(\.partition) == queue)
+        runner.shard.pass(milliseconds: 10)
+        #expect(first.delivered.count == 60)
+        for partition in queue {
+            runner.ack(
+                first, queue: "orders", group: "desk", stream: 1, partition: partition, offset: 4)
+        }
+        let half = try #require(second.subscribe("orders", group: "desk", stream: 9))
+        #expect(half.partitions.count == 3)
+        #expect(half.partitions.allSatisfy { $0.nextOffset == 4 && $0.epoch == 1 })
+        runner.shard.pass(milliseconds: 10)
+        let push = try #require(
+            first.pushes.last { $0.header.opcode == Opcode.assignment.rawValue })
+        let left = try Assignment(body: push.body)
+        #expect(left.partitions.count == 3)
+        #expect(second.delivered.count == 18)
+        // What went to the other is fenced.
+        let gone = try #require(half.partitions.first).partition
+        let refused = first.request(
+            .ack, Ack(partition: gone, epoch: 1, offset: 6), stream: 1)
+        runner.shard.pass(milliseconds: 5)
+        #expect(first.status(of: refused) == .notAssigned)
+        let info = try #require(
+            publisher.ask(
+                .groupDescribe, GroupDescribeRequest(queue: "orders", group: "desk"),
+                reply: GroupInfo.self))
+        #expect(info.members.count == 2)
+        #expect(info.cursors.map(\.ackFloor) == [4, 4, 4, 4, 4, 4])
+        #expect(info.cursors.allSatisfy { !$0.member.isEmpty })
+        // A member that leaves without a word gives its partitions back.
+        runner.shard.disconnect(second.index, shard: 2)
+        runner.shard.pass(milliseconds: 20)
+        let back = try #require(
+            first.pushes.last { $0.header.opcode == Opcode.assignment.rawValue })
+        #expect(try Assignment(body: back.body).partitions.count == 6)
+        runner.shard.pass(milliseconds: 20)
+        #expect(first.delivered.count == 60 + 18)
+    }
+
+    @Test("a queue that is gone ends its subscriptions at every front, once")
+    func deletion() throws {
+        let runner = try Self.broker(3)
+        let clients = try (0..<3).map { try #require(runner.connect(to: $0)) }
+        _ = runner.createQueue(clients[0], "orders", partitions: 5)
+        for client in clients {
+            #expect(client.subscribe("orders", stream: 3) != nil)
+            #expect(client.subscribe("orders", group: "g", stream: 4) != nil)
+        }
+        runner.deleteQueue(clients[1], "orders")
+        runner.shard.pass(milliseconds: 20)
+        for client in clients {
+            let ended = client.pushes.filter { $0.header.opcode == Opcode.ended.rawValue }
+            #expect(ended.map(\.header.stream).sorted() == [3, 4])
+            #expect(
+                client.ask(.queueDescribe, QueueNameRequest(name: "orders"), reply: QueueInfo.self)
+                    == nil)
+        }
+        // The ids may be used again.
+        _ = runner.createQueue(clients[2], "orders", partitions: 5)
+        for client in clients { #expect(client.subscribe("orders", stream: 3) != nil) }
+    }
+
+    @Test("a producer's epoch is fenced on every shard")
+    func producers() throws {
+        let runner = try Self.broker(2)
+        let client = try #require(runner.connect(to: 1))
+        let queue = runner.createQueue(client, "orders", partitions: 2)
+        let old = try #require(runner.openProducer(client, name: "gateway"))
+        for partition in queue { runner.publish(client, old, partition) }
+        runner.settle(client, queue)
+        let other = try #require(runner.connect(to: 0))
+        let new = try #require(runner.openProducer(other, name: "gateway"))
+        #expect(new.producerID == old.producerID && new.epoch == old.epoch + 1)
+        for partition in queue {
+            runner.publish(client, old, partition)
+            runner.shard.pass(milliseconds: 5)
+            let refused = client.replies.values.filter {
+                $0.header.status == StatusCode.producerFenced.rawValue
+            }
+            #expect(refused.contains { $0.header.stream == partition })
+        }
+    }
+
+    @Test("a slow reader at one front holds up nobody else")
+    func slowReader() throws {
+        let runner = try Self.broker(2)
+        let client = try #require(runner.connect(to: 0))
+        let queue = runner.createQueue(client, "orders", partitions: 4)
+        let slow = try #require(runner.connect("slow", to: 1))
+        let quick = try #require(runner.connect("quick", to: 1))
+        for reader in [slow, quick] { #expect(reader.subscribe("orders", stream: 1) != nil) }
+        slow.isReading = false
+        let producer = try #require(runner.openProducer(client))
+        for _ in 0..<60 {
+            for partition in queue {
+                runner.publish(client, producer, partition, records: 2, bytes: 700)
+            }
+            runner.settle(client, queue)
+        }
+        runner.shard.pass(milliseconds: 20)
+        #expect(quick.delivered.count == 480)
+        #expect(slow.delivered.count < 480)
+        runner.shard.readAgain(slow)
+        runner.shard.pass(milliseconds: 50)
+        #expect(slow.delivered.count == 480)
+    }
+
+    @Test("all shards stop in order, and come back as they were")
+    func stop() throws {
+        let runner = try Self.broker(3)
+        let client = try #require(runner.connect(to: 2))
+        let queue = runner.createQueue(client, "orders", partitions: 6)
+        let producer = try #require(runner.openProducer(client))
+        for partition in queue { runner.publish(client, producer, partition, records: 5) }
+        runner.settle(client, queue)
+        runner.stop()
+        #expect(runner.violation == nil)
+        try runner.crash(nil)
+        try #require(runner.start())
+        #expect(runner.shard.partitionsMoved == 0)
+        try runner.history.check(try ReadBack(from: runner.shard))
+    }
+
+    @Test("partitions move when the number of shards changes, and nothing is lost on the way")
+    func otherCount() throws {
+        let runner = try Self.broker(1)
+        var client = try #require(runner.connect())
+        let orders = runner.createQueue(client, "orders", partitions: 6)
+        let ticks = runner.createQueue(client, "ticks", partitions: 3, level: .memory)
+        let fills = runner.createQueue(client, "fills", partitions: 3, level: .written)
+        let all = orders + ticks + fills
+        let producer = try #require(runner.openProducer(client))
+        #expect(client.subscribe("orders", group: "desk", stream: 1) != nil)
+        for partition in orders {
+            runner.publish(client, producer, partition, records: 7)
+            runner.settle(client, [partition])
+            runner.ack(
+                client, queue: "orders", group: "desk", stream: 1, partition: partition, offset: 3)
+        }
+        for shards in [2, 1, 3, 3, 2, 1] {
+            let before = runner.settings.shards
+            for partition in all { runner.publish(client, producer, partition, records: 2) }
+            runner.settle(client, all)
+            try runner.crash(shards % 2 == 0 ? nil : SimulatedDisk.Survival.none, shards: shards)
+            try #require(runner.start())
+            if before != shards { #expect(runner.shard.partitionsMoved > 0) }
+            if before == shards { #expect(runner.shard.partitionsMoved == 0) }
+            try runner.shard.retire()
+            client = try #require(runner.connect(to: shards - 1))
+            let info = try #require(
+                client.ask(
+                    .queueDescribe, QueueNameRequest(name: "orders"), reply: QueueInfo.self))
+            #expect(Set(info.partitions.map(\.shard)).count == shards)
+            try runner.history.check(try ReadBack(from: runner.shard), killed: shards % 2 == 0)
+        }
+    }
+}
