@@ -137,10 +137,14 @@ extension DirectoryImage {
     package mutating func appendGroup(_ entries: [UInt8], count: Int) {
         guard let identity, let last = groups.last, let bytes = files[last.file] else { return }
         let header = bytes.withUnsafeBytes { buffer in
-            buffer.baseAddress.flatMap {
-                JournalGroupHeader.decode(
-                    $0 + last.at, available: last.bytes, journalID: identity.journalID)
-            }
+            // The file may have been cut since.
+            last.at >= buffer.count
+                ? nil
+                : buffer.baseAddress.flatMap {
+                    JournalGroupHeader.decode(
+                        $0 + last.at, available: min(last.bytes, buffer.count - last.at),
+                        journalID: identity.journalID)
+                }
         }
         guard let header else { return }
         let geometry = identity.geometry
