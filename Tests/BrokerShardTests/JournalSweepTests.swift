@@ -42,7 +42,7 @@ struct JournalSweepTests {
         let before = fixture.counters
         var written: [UInt64] = []
         var syncs = 0
-        shard.onStart = { asked in
+        shard.onStart = { [unowned shard] asked in
             guard asked.directory == .segments else { return }
             if asked.kind == .sync { syncs += 1 }
             if asked.kind == .syncedWrite { written.append(shard.machine.journal.openPosition) }

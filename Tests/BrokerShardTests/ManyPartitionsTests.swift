@@ -46,7 +46,7 @@ struct ManyPartitionsTests {
         }
         let shard = fixture.shard
         var begun: [UInt64] = []
-        shard.onStart = { asked in
+        shard.onStart = { [unowned shard] asked in
             guard asked.kind == .sync, asked.directory == .segments else { return }
             begun.append(shard.time.nanoseconds)
         }
