@@ -192,6 +192,12 @@ public struct JournalScanner {
         var position = scan.end
         let limit = start + geometry.capacity
         while position < limit {
+            // A file may end before the identity says so; going on block by block where there is
+            // nothing would take years for the largest geometry that is lawful.
+            guard try window.hasBlock(at: position) else {
+                position = geometry.nextFile(after: position)
+                continue
+            }
             if let header = try window.header(
                 at: position, journalID: identity.journalID, seeded: true),
                 header.position == position
@@ -280,11 +286,12 @@ extension JournalScanner {
             return pointer(position)
         }
 
+        mutating func hasBlock(at position: UInt64) throws(RecoveryError) -> Bool {
+            try load(position, JournalGeometry.blockBytes) == JournalGeometry.blockBytes
+        }
+
         mutating func claimsGroup(at position: UInt64) throws(RecoveryError) -> Bool {
-            guard try load(position, JournalGeometry.blockBytes) == JournalGeometry.blockBytes
-            else {
-                return false
-            }
+            guard try hasBlock(at: position) else { return false }
             let base = pointer(position)
             return JournalGroupHeader.claimedBytes(base) > 0 && base.u64(16) == position
         }
