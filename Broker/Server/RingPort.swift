@@ -63,6 +63,8 @@ package struct RingPort: ~Copyable, ShardPort {
 
     deinit {
         for link in links where link.descriptor >= 0 { close(link.descriptor) }
+        // Those of the last cycle before a stop: the kernel is not entered any more.
+        for path in paths { path.deallocate() }
     }
 
     /// Why this port can't be made here; `nil` when it can.
