@@ -85,6 +85,13 @@ package struct SendBuffer {
         if let flight { pool.give(flight, capacity: flightCapacity) }
         self = SendBuffer()
     }
+
+    /// The same when the pool goes, too.
+    package mutating func free() {
+        active?.deallocate()
+        flight?.deallocate()
+        self = SendBuffer()
+    }
 }
 
 /// Lends send buffers of one size, and larger ones for single frames, up to a budget.

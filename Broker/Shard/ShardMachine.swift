@@ -189,7 +189,10 @@ package struct ShardMachine: ~Copyable {
     }
 
     deinit {
-        for index in connections.indices { connections[index].pointee.release() }
+        for index in connections.indices {
+            connections[index].pointee.send.free()
+            connections[index].pointee.release()
+        }
         coldReader.free()
         checkpointer.free()
         writeBehind.free()
