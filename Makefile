@@ -14,8 +14,11 @@ FEED ?=
 ORDERS ?=
 # Options for `make serve`, e.g. ARGS="--cpus 0 --idle spin".
 ARGS ?=
+# Executions of each fuzz target, or seconds instead: make fuzz FUZZ_SECONDS=60.
+FUZZ_RUNS ?= 10000000
+FUZZ_SECONDS ?=
 
-.PHONY: help run serve build test torture bench format lint dependencies
+.PHONY: help run serve build test torture fuzz bench format lint dependencies
 
 help:      ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t14
@@ -31,12 +34,16 @@ serve: dependencies ## a broker on the default ports with ./millrace-data, until
 build: dependencies ## optimised build of everything
 	$(SWIFT) build $(CONFIGURATION)
 
-test: dependencies ## set up what is missing, build, run all tests: what CI runs
+test: dependencies ## set up what is missing, build, run all tests, fuzz for a minute each: what CI runs
 	$(SWIFT) build $(CONFIGURATION) --build-tests
 	$(SWIFT) test $(CONFIGURATION) --skip-build
+	SWIFT=$(SWIFT) Tests/Fuzz/run.sh --seconds 60
 
 torture: dependencies ## the long versions: 200 kills, 400 power cuts, 40 seeds of crash enumeration, 5000 without, 100,000 flips [FILTER=NAME]
 	MILLRACE_TORTURE=1 $(SWIFT) test $(CONFIGURATION) --filter "$(or $(FILTER),Torture|CrashEnumeration|ManySeeds|BitFlip)"
+
+fuzz:      ## libFuzzer targets, from the kept inputs: make fuzz [FUZZ_RUNS=n | FUZZ_SECONDS=n]
+	SWIFT=$(SWIFT) Tests/Fuzz/run.sh $(if $(FUZZ_SECONDS),--seconds $(FUZZ_SECONDS),--runs $(FUZZ_RUNS))
 
 bench: dependencies ## every row of the README's table, beside its baseline
 	Bench/run.sh
