@@ -18,7 +18,7 @@ ARGS ?=
 FUZZ_RUNS ?= 10000000
 FUZZ_SECONDS ?=
 
-.PHONY: help run serve build test torture fuzz bench format lint dependencies
+.PHONY: help run serve build test torture fuzz sanitize bench format lint dependencies
 
 help:      ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t14
@@ -44,6 +44,9 @@ torture: dependencies ## the long versions: 200 kills, 400 power cuts, 40 seeds 
 
 fuzz:      ## libFuzzer targets, from the kept inputs: make fuzz [FUZZ_RUNS=n | FUZZ_SECONDS=n]
 	SWIFT=$(SWIFT) Tests/Fuzz/run.sh $(if $(FUZZ_SECONDS),--seconds $(FUZZ_SECONDS),--runs $(FUZZ_RUNS))
+
+sanitize: dependencies ## the tests under ThreadSanitizer, then under AddressSanitizer
+	SWIFT=$(SWIFT) Tests/sanitize.sh thread address
 
 bench: dependencies ## every row of the README's table, beside its baseline
 	Bench/run.sh
