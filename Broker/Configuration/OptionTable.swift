@@ -139,6 +139,12 @@ package enum OptionTable {
             \.limits.writesBehindMax
         ),
         count("cold-reads-max", "segment reads in flight", 1...1024, \.limits.coldReadsMax),
+        size(
+            "cold-read-memory",
+            "memory of all that consumers behind the tail read from segments",
+            (64 << 10)...(1 << 40),
+            \.limits.coldBytesMax
+        ),
         count("files-max", "segment files that are open", 16...1_000_000, \.limits.filesMax),
         duration(
             "checkpoint-interval",

@@ -112,6 +112,8 @@ package struct ServerOptions: Sendable, Equatable {
         case .staging: "raise --journal-staging, or lower --frame-bytes-max"
         case .tail: "raise --tail-memory, or lower --chunk-size or --frame-bytes-max"
         case .segment: "raise --segment-size, or lower --chunk-size or --frame-bytes-max"
+        case .coldMemory:
+            "raise --cold-read-memory, or lower --chunk-size or --frame-bytes-max"
         }
     }
 }

@@ -37,7 +37,15 @@ package struct ShardLimits: Sendable, Equatable {
     package var syncsPerSpan = 4
     /// A partition's remainder up to this is copied forward in the journal instead of written.
     package var carryBytesMax = 16 * 1024
+    /// Reads of segments in flight, for readers behind the tail. Each is up to `coldPieceBytes`, and stands in
+    /// the way of the journal's next write.
     package var coldReadsMax = 8
+    /// Memory of all that is read from segments.
+    package var coldBytesMax = 32 << 20
+    /// What one read of a segment asks for.
+    package var coldPieceBytes = 256 * 1024
+    /// How far ahead of what it delivers a reader asks at most.
+    package var coldAheadBytes = 1 << 20
     package var filesMax = 4096
     /// Offsets that a `memory` partition reserves in the journal at once.
     package var reservationStep: UInt64 = 1 << 20
@@ -60,6 +68,18 @@ package struct ShardLimits: Sendable, Equatable {
 
     /// The largest stored batch: what a frame can carry, with the broker's stamp.
     package var storedBatchBytesMax: Int { Int(frameBytesMax) }
+
+    /// What an index entry leads to, or all of a small segment.
+    package var coldStretchBytes: Int {
+        let spaced = Int(SegmentIndexEntry.spacingBytes) + chunkBytes
+        return Int(min(UInt64(spaced), segmentBytes + UInt64(chunkBytes)))
+            .roundedUp(to: ChunkHeader.blockBytes)
+    }
+    /// The same, or the largest chunk.
+    package var coldStretchBytesMax: Int {
+        max(coldStretchBytes, storedBatchBytesMax + chunkBytes + 2 * ChunkHeader.blockBytes)
+            .roundedUp(to: ChunkHeader.blockBytes)
+    }
 
     package var journal: Journal.Limits {
         var limits = Journal.Limits(
@@ -109,6 +129,12 @@ package struct ShardLimits: Sendable, Equatable {
             return LimitConflict(
                 .segment, "a segment (\(segmentBytes) bytes) must hold four chunks (\(chunkBytes))")
         }
+        if coldBytesMax < 2 * coldStretchBytesMax {
+            return LimitConflict(
+                .coldMemory,
+                "memory for old records (\(coldBytesMax) bytes) must hold two of the largest stretches "
+                    + "(\(coldStretchBytesMax) bytes)")
+        }
         return nil
     }
 }
@@ -122,6 +148,7 @@ package struct LimitConflict: Sendable, Equatable, CustomStringConvertible {
         case staging
         case tail
         case segment
+        case coldMemory
     }
     package var cause: Cause
     package var description: String

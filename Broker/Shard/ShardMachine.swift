@@ -165,7 +165,7 @@ package struct ShardMachine: ~Copyable {
             term: term, termStart: position.journal, sequence: recovered.checkpointSequence,
             lastPosition: position.journal, now: now.monotonic,
             slot: writeBehind.takeSlotForGood())
-        coldReader = ColdReader(slots: limits.coldReadsMax, bufferBytes: limits.chunkBytes + 65_536)
+        coldReader = ColdReader(limits: limits)
         reservations = Fifo(capacity: 64)
         startMoves = Fifo(capacity: 64)
         retention = RetentionHand(lastWall: position.wallTime, now: now)
@@ -291,6 +291,7 @@ package struct ShardMachine: ~Copyable {
         case .chunk, .segment, .seal: writeBehindCompleted(token: token, result: result)
         case .sync, .syncDirectory, .checkpoint: checkpointCompleted(token: token, result: result)
         case .cold: coldReadCompleted(token: token, result: result)
+        case .coldOpen: coldOpenCompleted(token: token, result: result)
         case .reserve: reserveCompleted(token: token, result: result)
         case .ignored: break
         }
@@ -365,12 +366,11 @@ package struct ShardMachine: ~Copyable {
 
     private var hasPendingStorage: Bool {
         if !writeBehind.retries.isEmpty || !writeBehind.closes.isEmpty
-            || !coldReader.requests.isEmpty || checkpointer.hasRequests(limits, now: now.monotonic)
+            || checkpointer.hasRequests(limits, now: now.monotonic)
+            || coldReader.hasWork(limits, hasFileSlots: !writeBehind.freeSlots.isEmpty)
         {
             return true
         }
-        // Without a free place for a file, a cold reader waits for one.
-        if !coldReader.ready.isEmpty, !writeBehind.freeSlots.isEmpty { return true }
         guard stage != .starting else { return !hasFailed && canWriteBehind }
         if !checkpointer.removals.isEmpty { return true }
         return !hasFailed && (journal.canWrite || journal.canSync || canWriteBehind)
@@ -776,6 +776,7 @@ enum Token {
         case cold = 8
         case journalSync = 9
         case reserve = 10
+        case coldOpen = 11
     }
     @inline(__always) static func make(_ kind: Kind, _ value: UInt64) -> UInt64 {
         UInt64(kind.rawValue) << 48 | value & 0xFFFF_FFFF_FFFF

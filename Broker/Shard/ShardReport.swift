@@ -23,6 +23,7 @@ package struct ShardCounters: Sendable {
     package var acks: UInt64 = 0
     package var parks: UInt64 = 0
     package var coldReads: UInt64 = 0
+    package var coldReadBytes: UInt64 = 0
     package var checkpoints: UInt64 = 0
     package var checkpointBytes: UInt64 = 0
     package var chunksWritten: UInt64 = 0
@@ -129,6 +130,7 @@ package struct ShardReport: Sendable {
     package var journalWrites: UInt64
     package var tailUsedBytes: Int
     package var tailLimitBytes: Int
+    package var coldUsedBytes: Int
     /// `nil` before the loop has looked.
     package var disk: DiskSpace?
     package var diskLevel: DiskLevel

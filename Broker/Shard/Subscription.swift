@@ -73,8 +73,8 @@ package struct Reader {
     /// Where in the tail it stands; `nil` when that must be looked up, or it reads segments.
     package var chunk: UnsafeMutablePointer<TailChunk>?
     package var byteInChunk = 0
-    /// The slot through which it reads segments; -1 when it does not.
-    package var coldRead: Int32 = -1
+    /// Where it stands in segments, when it reads those.
+    package var cold = ColdPlace()
     package var isQueuedForColdRead = false
 
     package var state = DispatchState.idle

@@ -77,7 +77,7 @@ import Testing
             "--journal-files", "2",
             "--journal-staging", "16MiB", "--tail-memory", "1GB", "--segment-size", "64MiB",
             "--chunk-size", "128KiB", "--writes-behind-max", "5", "--cold-reads-max", "3",
-            "--files-max", "100", "--checkpoint-interval", "1m", "--memory-flush-interval", "1s",
+            "--cold-read-memory", "64MiB", "--files-max", "100", "--checkpoint-interval", "1m", "--memory-flush-interval", "1s",
             "--frame-bytes-max", "2097152", "--connections-max", "7", "--send-buffer", "64KiB",
             "--send-memory", "2MiB", "--input-buffer", "4MiB", "--confirms-max", "9",
             "--subscriptions-max", "11", "--hello-timeout", "500ms", "--queues-max", "12",
@@ -100,6 +100,7 @@ import Testing
         limits.chunkBytes = 128 << 10
         limits.writesBehindMax = 5
         limits.coldReadsMax = 3
+        limits.coldBytesMax = 64 << 20
         limits.filesMax = 100
         limits.checkpointAfterNanoseconds = 60_000_000_000
         limits.memoryFlushNanoseconds = 1_000_000_000
@@ -153,6 +154,7 @@ import Testing
             (["--frame-bytes-max", "8MiB"], "raise --journal-staging"),
             (["--tail-memory", "1MiB"], "raise --tail-memory"),
             (["--segment-size", "1MiB"], "raise --segment-size"),
+            (["--cold-read-memory", "2MiB"], "raise --cold-read-memory"),
             (["--hello-timeout", "10"], "--hello-timeout: '10' is not accepted"),
             (["--producer-expiry", "1500ms"], "--producer-expiry: '1500ms' is not accepted"),
             (["--connections-max", "-1"], "--connections-max: '-1' is not accepted"),

@@ -33,6 +33,7 @@ package final class SimulatedShard {
             limits.segmentBytes = 48 * 1024
             limits.filesMax = 64
             limits.coldReadsMax = 2
+            limits.coldPieceBytes = 64 * 1024
             limits.reservationStep = 64
             limits.effectsMax = 64
             limits.reserveBytes = 0

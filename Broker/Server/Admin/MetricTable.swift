@@ -364,6 +364,12 @@ package enum MetricTable {
         report("tail_limit_bytes", .gauge, .bytes, "The bound of that memory.") {
             Sample($0.tailLimitBytes)
         },
+        report(
+            "cold_used_bytes", .gauge, .bytes,
+            "Memory that holds old records, read from segments."
+        ) {
+            Sample($0.coldUsedBytes)
+        },
         counter("checkpoints_total", "Checkpoints written.") { $0.checkpoints },
         counter("checkpoint_written_bytes_total", "Bytes of checkpoints written.", unit: .bytes) {
             $0.checkpointBytes
@@ -390,6 +396,9 @@ package enum MetricTable {
         },
         counter("cold_reads_total", "Reads of segments for consumers behind the tail.") {
             $0.coldReads
+        },
+        counter("cold_read_bytes_total", "Bytes of segments that were read for them.", unit: .bytes) {
+            $0.coldReadBytes
         },
         counter("evictions_total", "Chunks dropped from the tail's memory.") { $0.evictedChunks },
         counter("damaged_chunks_total", "Chunks whose checksum did not hold when read.") {

@@ -194,6 +194,7 @@ extension ShardMachine {
             journalCapacityBytes: journal.geometry.capacity,
             journalBytesWritten: journal.bytesWritten, journalWrites: journal.writes,
             tailUsedBytes: state.pool.usedBytes, tailLimitBytes: limits.tailBytesMax,
+            coldUsedBytes: coldReader.cache.usedBytes,
             disk: disk.space, diskLevel: diskLevel, awaitsSpace: !hold.isEmpty)
     }
 }
