@@ -1,5 +1,6 @@
 // Raw appends: O_DIRECT writes over a file whose blocks are already written, which is the cheapest
 // durable append that ext4 and XFS have (no extent changes, so a sync has no metadata to write).
+// And raw reads of the same file.
 #include "internal.h"
 
 #include <fcntl.h>
@@ -102,10 +103,16 @@ static inline void submit_write(struct io_uring *ring, struct writer *w, unsigne
     const struct baseline_stream *o = w->options;
     unsigned slot = w->free_slots[--w->free_count];
     struct io_uring_sqe *entry = io_uring_get_sqe(ring);
-    io_uring_prep_write_fixed(
-        entry, (int)w->index, w->buffers + (size_t)slot * o->write_bytes, o->write_bytes,
-        w->position, (int)(slots_before + slot)
-    );
+    uint8_t *buffer = w->buffers + (size_t)slot * o->write_bytes;
+    int number = (int)(slots_before + slot);
+    if (o->reads)
+        io_uring_prep_read_fixed(
+            entry, (int)w->index, buffer, o->write_bytes, w->position, number
+        );
+    else
+        io_uring_prep_write_fixed(
+            entry, (int)w->index, buffer, o->write_bytes, w->position, number
+        );
     entry->flags |= IOSQE_FIXED_FILE;
     if (o->dsync) entry->rw_flags = RWF_DSYNC;
     entry->user_data = (uint64_t)w->index << 32 | slot;
@@ -165,7 +172,7 @@ static void write_streams(struct run *run, struct io_uring *ring, struct writer 
             struct writer *w = &writers[entry->user_data >> 32];
             unsigned slot = (unsigned)entry->user_data;
             if (entry->res != (int)w->options->write_bytes)
-                return fail(run->results, "append: write", entry->res < 0 ? -entry->res : EIO);
+                return fail(run->results, w->options->reads ? "read" : "append: write", entry->res < 0 ? -entry->res : EIO);
             w->free_slots[w->free_count++] = slot;
             w->unsynced += w->options->write_bytes;
             if (measuring && !stopping) {

@@ -19,7 +19,8 @@ struct BrokerLoad: ParsableCommand {
             """,
         version: version,
         subcommands: [
-            PublishCommand.self, EndToEndCommand.self, ReplayCommand.self, BaselineCommand.self,
+            PublishCommand.self, EndToEndCommand.self, ConsumeCommand.self, ReplayCommand.self,
+            BaselineCommand.self,
         ]
     )
 

@@ -67,7 +67,7 @@ import brokerload
 
 extension SpinningTests {
     @Suite struct BaselineTests {
-        @Test("echo, appends and the two streams give one report each")
+        @Test("echo, appends, reads and the two streams give one report each")
         func all() throws {
             var baseline = Baseline()
             baseline.directory = "."
@@ -79,7 +79,7 @@ extension SpinningTests {
             baseline.warmupNanoseconds = 10_000_000
             baseline.durationNanoseconds = 250_000_000
             let reports = try baseline.run()
-            #expect(reports.count == 2 + 4 + 4)
+            #expect(reports.count == 2 + 4 + 2 + 4)
             for report in reports {
                 #expect(report.records > 0, "\(report.workload)")
                 #expect(report.bytesPerSecond > 0)
@@ -88,7 +88,7 @@ extension SpinningTests {
                     #expect(json.contains("\"\(key)\""))
                 }
             }
-            let (journal, segments) = (reports[6], reports[7])
+            let (journal, segments) = (reports[8], reports[9])
             #expect(abs(Int(journal.bytes) - Int(segments.bytes)) <= 4 << 20)
         }
 

@@ -59,13 +59,14 @@ int baseline_file_open(
 );
 void baseline_file_close(struct baseline_file *_Nonnull file);
 
-/// One sequence of O_DIRECT writes, wrapping at the end of its file.
+/// One sequence of O_DIRECT writes, or reads, wrapping at the end of its file.
 struct baseline_stream {
     const struct baseline_file *_Nonnull file;
     uint32_t write_bytes;        ///< a multiple of the file's offset alignment
     unsigned in_flight;          ///< 1 ... 32
     _Bool dsync;                 ///< each write with RWF_DSYNC
     uint64_t sync_every_bytes;   ///< an fdatasync each so many bytes; 0: none
+    _Bool reads;                 ///< reads instead of writes
 };
 
 /// Runs one or two streams on one ring and one spinning thread, pinned to `cpu` (below 0: not);

@@ -22,6 +22,8 @@ package struct Baseline {
     private static let segmentSizes = [128 * 1024, 256 * 1024]
     private static let streamNames = ["journal", "segments"]
     private static let segmentSyncBytes: UInt64 = 64 << 20
+    private static let readBytes = 256 * 1024
+    private static let readsInFlight = [1, 4]
 
     package init() {}
 
@@ -53,6 +55,10 @@ package struct Baseline {
     }
     private static func streamName(_ stream: String, _ segmentBytes: Int) -> String {
         "\(stream) beside the other, segments by \(segmentBytes / 1024) KiB"
+    }
+
+    private static func readName(_ inFlight: Int) -> String {
+        "read \(readBytes) B, \(inFlight) in flight"
     }
 
     private func echo(
@@ -100,7 +106,8 @@ package struct Baseline {
                     write_bytes: UInt32(padded),
                     in_flight: UInt32(inFlight),
                     dsync: true,
-                    sync_every_bytes: 0
+                    sync_every_bytes: 0,
+                    reads: false
                 )
                 let results = try write([stream], to: [journal])
                 reports.append(
@@ -119,6 +126,7 @@ package struct Baseline {
                 )
             }
         }
+        reports += try reads(from: journal)
         let sizes = Self.segmentSizes.filter { size in
             Self.streamNames.contains { wants(Self.streamName($0, size)) }
         }
@@ -131,14 +139,16 @@ package struct Baseline {
                     write_bytes: UInt32(Self.journalBytes),
                     in_flight: 2,
                     dsync: true,
-                    sync_every_bytes: 0
+                    sync_every_bytes: 0,
+                    reads: false
                 ),
                 baseline_stream(
                     file: UnsafePointer(segments.pointer),
                     write_bytes: UInt32(size),
                     in_flight: 4,
                     dsync: false,
-                    sync_every_bytes: Self.segmentSyncBytes
+                    sync_every_bytes: Self.segmentSyncBytes,
+                    reads: false
                 ),
             ]
             let results = try write(streams, to: [journal, segments])
@@ -165,6 +175,35 @@ package struct Baseline {
                     )
                 )
             }
+        }
+        return reports
+    }
+
+    /// The file read in sequence, as a replay reads a segment.
+    private func reads(from file: TestFile) throws(LoadError) -> [LoadReport] {
+        var reports: [LoadReport] = []
+        for inFlight in Self.readsInFlight where wants(Self.readName(inFlight)) {
+            let stream = baseline_stream(
+                file: UnsafePointer(file.pointer),
+                write_bytes: UInt32(Self.readBytes),
+                in_flight: UInt32(inFlight),
+                dsync: false,
+                sync_every_bytes: 0,
+                reads: true
+            )
+            let results = try write([stream], to: [file])
+            reports.append(
+                report(
+                    results,
+                    0,
+                    workload: Self.readName(inFlight),
+                    settings: [
+                        ("kind", .string("read")),
+                        ("read_bytes", .integer(Self.readBytes)),
+                        ("in_flight", .integer(inFlight)),
+                    ] + fileSettings(file)
+                )
+            )
         }
         return reports
     }

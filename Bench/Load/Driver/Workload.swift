@@ -30,6 +30,8 @@ package struct Workload {
     /// How long what is in flight at the end may take to be answered.
     package var drainNanoseconds: UInt64 = .seconds(30)
     package var cpu: Int?
+    /// Publish to this queue and keep it; `nil`: queues of its own.
+    package var keptQueue: String?
 
     package static let connectionsMax = 64
     package static let windowMax = 65_536
@@ -96,8 +98,11 @@ package struct Workload {
         var firstQueue = ""
         for index in 0..<queues {
             if Interrupt.isRaised { throw .interrupted }
-            let name = LoadSession.queueName(kind.rawValue, index)
-            let info = try session.createQueue(name, partitions: partitions, level: level)
+            let name = keptQueue ?? LoadSession.queueName(kind.rawValue, index)
+            let info =
+                keptQueue == nil
+                ? try session.createQueue(name, partitions: partitions, level: level)
+                : try session.keptQueue(name, partitions: partitions, level: level)
             if index == 0 { firstQueue = name }
             partitionIDs += info.partitions.map(\.id)
         }
