@@ -145,6 +145,18 @@ package enum OptionTable {
             (64 << 10)...(1 << 40),
             \.limits.coldBytesMax
         ),
+        size(
+            "scrub-bandwidth",
+            "what the check of segments may read per second; 0: they are not checked",
+            0...(1 << 40),
+            \.limits.scrubBytesPerSecond
+        ),
+        duration(
+            "scrub-interval",
+            "from the end of one pass of that check to the next",
+            .seconds(1) ... .seconds(365 * 86_400),
+            \.limits.scrubIntervalNanoseconds
+        ),
         count("files-max", "segment files that are open", 16...1_000_000, \.limits.filesMax),
         duration(
             "checkpoint-interval",

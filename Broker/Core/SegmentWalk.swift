@@ -8,6 +8,11 @@ public struct SegmentFlaw: Sendable, Equatable {
     public var bytes: Range<UInt64>
     public var offsets: Range<UInt64>
 
+    public init(bytes: Range<UInt64>, offsets: Range<UInt64>) {
+        self.bytes = bytes
+        self.offsets = offsets
+    }
+
     public func what(partition: UInt32) -> String {
         offsets.isEmpty
             ? "no offset is lost with it"

@@ -59,7 +59,11 @@ package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
 
     /// Runs until the machine has stopped.
     package mutating func run() {
-        while machine.stage != .stopped || !closing.isEmpty || isAwaited { runOnce() }
+        while machine.stage != .stopped || !closing.isEmpty || isAwaited
+            || machine.hasReadsInFlight
+        {
+            runOnce()
+        }
     }
 
     /// The others may still ask: a shard ends when all may.

@@ -215,11 +215,15 @@ extension ShardMachine {
         }
         // Its last chunk ends before the segment does: looking again would not find more.
         guard position < segments[found].chunksEnd else {
-            return damagedChunk(reader, partition, held, position)
+            return damagedChunk(reader, partition, held, position, isItself: false)
         }
         guard at < bytes else {
             goOn(reader, held, at: position, chunkBytes: ChunkHeader.byteCount)
             return true
+        }
+        // What is known to be damaged is not read again.
+        guard !quarantine.isDamaged(position..<position + 1, of: held) else {
+            return damagedChunk(reader, partition, held, position)
         }
         guard let memory = coldReader.cache[stretch].memory else { return false }
         let chunk = UnsafeRawPointer(memory) + at
@@ -239,6 +243,9 @@ extension ShardMachine {
         guard coldReader.cache[stretch].filled >= at + claimed else {
             return waitForBytes(index, reader, partition, at + claimed)
         }
+        guard !quarantine.isDamaged(position..<position + UInt64(claimed), of: held) else {
+            return damagedChunk(reader, partition, held, position)
+        }
         if !coldReader.cache[stretch].isVerified(at: at) {
             guard
                 let header = ChunkHeader.decode(
@@ -250,7 +257,7 @@ extension ShardMachine {
                 // The index is a hint: a wrong one is found out here, and the file is read from its start.
                 let first = UInt64(SegmentHeader.byteCount)
                 guard reader.pointee.cold.isHinted, position != first else {
-                    return damagedChunk(reader, partition, held, position)
+                    return damagedChunk(reader, partition, held, position, isItself: false)
                 }
                 goOn(reader, held, at: first, chunkBytes: ChunkHeader.byteCount)
                 return true
@@ -294,11 +301,13 @@ extension ShardMachine {
         reader.pointee.cold.window = window
         let reach =
             reader.pointee.cold.chunkAt + reader.pointee.cold.chunkBytes + window
-        want(stretch, upTo: reach)
+        wantCold(stretch, upTo: reach)
         let bytes = coldReader.cache[stretch].bytes
         guard reach > bytes else { return }
         if reader.pointee.cold.next < 0 { holdNext(reader, partition, found) }
-        if reader.pointee.cold.next >= 0 { want(reader.pointee.cold.next, upTo: reach - bytes) }
+        if reader.pointee.cold.next >= 0 {
+            wantCold(reader.pointee.cold.next, upTo: reach - bytes)
+        }
     }
 
     /// Holds the stretch behind the reader's, in the same segment or the next one, if there is memory
@@ -347,18 +356,26 @@ extension ShardMachine {
                     + "\(held.position + UInt64(held.brokenAt)) failed (errno \(held.errno))")
         }
         reader.pointee.enter(.reading, now: now.monotonic)
-        want(stretch, upTo: bytes)
+        wantCold(stretch, upTo: bytes)
         if !coldReader.cache[stretch].waiters.contains(index) {
             coldReader.cache[stretch].waiters.append(index)
         }
         return false
     }
 
+    /// - Parameter isItself: false when what lies there may be whole, and what should lie before it is not.
     private mutating func damagedChunk(
         _ reader: UnsafeMutablePointer<Reader>, _ partition: UnsafeMutablePointer<Partition>,
-        _ segment: SegmentKey, _ position: UInt64
+        _ segment: SegmentKey, _ position: UInt64, isItself: Bool = true
     ) -> Bool {
-        damaged(
+        let offset = reader.pointee.nextOffset
+        let bytes = position..<position + UInt64(ChunkHeader.blockBytes)
+        if isItself, !quarantine.isDamaged(bytes, of: segment),
+            quarantine.add(SegmentFlaw(bytes: bytes, offsets: offset..<offset + 1), in: segment)
+        {
+            counters.damagedRanges += 1
+        }
+        return damaged(
             reader, partition,
             "\(segment.file.path) is damaged at byte \(position): "
                 + "offset \(reader.pointee.nextOffset) of partition \(partition.pointee.id) can't "
@@ -384,8 +401,12 @@ extension ShardMachine {
     mutating func releaseColdRead(_ reader: UnsafeMutablePointer<Reader>) {
         let (stretch, next) = (reader.pointee.cold.stretch, reader.pointee.cold.next)
         reader.pointee.cold = ColdPlace()
-        if stretch >= 0, coldReader.cache.release(stretch) { giveFile(stretch) }
-        if next >= 0, coldReader.cache.release(next) { giveFile(next) }
+        if stretch >= 0 { releaseColdStretch(stretch) }
+        if next >= 0 { releaseColdStretch(next) }
+    }
+
+    mutating func releaseColdStretch(_ stretch: Int32) {
+        if coldReader.cache.release(stretch) { giveFile(stretch) }
     }
 
     /// Takes memory from readers whose consumers take nothing, while others wait for it.
@@ -407,7 +428,10 @@ extension ShardMachine {
 
     // MARK: the disk
 
-    private mutating func want(_ stretch: Int32, upTo bytes: Int) {
+    /// Memory that the kernel may still write to: the machine has to outlive that.
+    package var hasReadsInFlight: Bool { coldReader.readsInFlight > 0 }
+
+    mutating func wantCold(_ stretch: Int32, upTo bytes: Int) {
         coldReader.cache.want(stretch, upTo: bytes)
         if coldReader.cache[stretch].needsFile { takeFile(stretch) }
     }
@@ -531,7 +555,9 @@ extension ShardMachine {
         while !effects.isFull, !coldReader.opens.isEmpty {
             effects.append(.storage(coldReader.opens.removeFirst()))
         }
-        guard coldReader.cache.canRead(inFlightMax: limits.coldReadsMax) else { return }
+        guard stage != .stopped, coldReader.cache.canRead(inFlightMax: limits.coldReadsMax) else {
+            return
+        }
         let coldFiles = coldReader.files
         while !effects.isFull,
             let request = coldReader.cache.nextRead(

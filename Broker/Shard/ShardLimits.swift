@@ -46,6 +46,10 @@ package struct ShardLimits: Sendable, Equatable {
     package var coldPieceBytes = 256 * 1024
     /// How far ahead of what it delivers a reader asks at most.
     package var coldAheadBytes = 1 << 20
+    /// What the check of segments may read per second; 0: there is none.
+    package var scrubBytesPerSecond: UInt64 = 8 << 20
+    /// From the end of one pass of it to the next.
+    package var scrubIntervalNanoseconds: UInt64 = .seconds(24 * 3600)
     package var filesMax = 4096
     /// Offsets that a `memory` partition reserves in the journal at once.
     package var reservationStep: UInt64 = 1 << 20

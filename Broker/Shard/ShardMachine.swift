@@ -37,6 +37,8 @@ package struct ShardMachine: ~Copyable {
     package var peers: Peers
     /// Of them, those that are sockets.
     package var socketCount = 0
+    package var scrubber = Scrubber()
+    var quarantine = Quarantine()
 
     /// What journal groups commit when they are on stable storage, and when they are written.
     var syncedNotes = CommitNotes()
@@ -717,6 +719,7 @@ package struct ShardMachine: ~Copyable {
         sweepJournal()
         retainPartitions()
         retryHeld()
+        advanceScrub()
         evictIfNeeded()
         buryPartitions()
         expireProducers()

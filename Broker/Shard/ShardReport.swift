@@ -33,6 +33,11 @@ package struct ShardCounters: Sendable {
     package var awaitedChunks: UInt64 = 0
     package var evictedChunks: UInt64 = 0
     package var damagedChunks: UInt64 = 0
+    /// By the check of segments, since the start of the broker.
+    package var scrubbedBytes: UInt64 = 0
+    package var scrubErrors: UInt64 = 0
+    /// Ranges found damaged by it, or by a reader.
+    package var damagedRanges: UInt64 = 0
     /// Segment and checkpoint operations that found no room on the disk, and waited for some.
     package var heldOperations: UInt64 = 0
     /// By retention and purges, since the start of the broker.
@@ -131,6 +136,12 @@ package struct ShardReport: Sendable {
     package var tailUsedBytes: Int
     package var tailLimitBytes: Int
     package var coldUsedBytes: Int
+    package var scrubPercent: UInt64
+    package var scrubPasses: UInt64
+    /// Nanoseconds since 1970; 0: none has come to its end.
+    package var scrubLastPass: UInt64
+    /// Known now.
+    package var damagedRanges: Int
     /// `nil` before the loop has looked.
     package var disk: DiskSpace?
     package var diskLevel: DiskLevel

@@ -285,7 +285,8 @@ import WireProtocol
         #expect(other.client.delivered.count == Self.recordsPerBatch)
     }
 
-    @Test("a queue can be deleted, or purged, at every step of reading it", arguments: [false, true])
+    @Test(
+        "a queue can be deleted, or purged, at every step of reading it", arguments: [false, true])
     func removedWhileReading(purges: Bool) throws {
         var steps = 0
         var wasInFlight = 0

@@ -34,6 +34,7 @@ package final class SimulatedShard {
             limits.filesMax = 64
             limits.coldReadsMax = 2
             limits.coldPieceBytes = 64 * 1024
+            limits.scrubBytesPerSecond = 0
             limits.reservationStep = 64
             limits.effectsMax = 64
             limits.reserveBytes = 0

@@ -364,6 +364,29 @@ package enum MetricTable {
         report("tail_limit_bytes", .gauge, .bytes, "The bound of that memory.") {
             Sample($0.tailLimitBytes)
         },
+        counter("scrubbed_bytes_total", "Bytes of segments that were checked.", unit: .bytes) {
+            $0.scrubbedBytes
+        },
+        counter("scrub_errors_total", "Segments that the check could not read.") {
+            $0.scrubErrors
+        },
+        counter("damaged_ranges_total", "Ranges of segments that were found damaged.") {
+            $0.damagedRanges
+        },
+        report("damaged_ranges_known", .gauge, .none, "Damaged ranges of segments that are kept.") {
+            Sample($0.damagedRanges)
+        },
+        report(
+            "scrub_progress_percent", .gauge, .none, "Of the pass that goes on; 100 between two."
+        ) {
+            Sample($0.scrubPercent)
+        },
+        report(
+            "scrub_last_pass_seconds", .gauge, .seconds,
+            "When the last pass ended, in seconds since 1970; 0 when none has."
+        ) {
+            Sample($0.scrubLastPass / 1_000_000_000)
+        },
         report(
             "cold_used_bytes", .gauge, .bytes,
             "Memory that holds old records, read from segments."
@@ -397,7 +420,9 @@ package enum MetricTable {
         counter("cold_reads_total", "Reads of segments for consumers behind the tail.") {
             $0.coldReads
         },
-        counter("cold_read_bytes_total", "Bytes of segments that were read for them.", unit: .bytes) {
+        counter(
+            "cold_read_bytes_total", "Bytes of segments that were read for them.", unit: .bytes
+        ) {
             $0.coldReadBytes
         },
         counter("evictions_total", "Chunks dropped from the tail's memory.") { $0.evictedChunks },

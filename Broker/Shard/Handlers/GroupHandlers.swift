@@ -195,6 +195,8 @@ extension ShardMachine {
             journalBytesWritten: journal.bytesWritten, journalWrites: journal.writes,
             tailUsedBytes: state.pool.usedBytes, tailLimitBytes: limits.tailBytesMax,
             coldUsedBytes: coldReader.cache.usedBytes,
+            scrubPercent: scrubber.progressPercent, scrubPasses: scrubber.passes,
+            scrubLastPass: scrubber.lastPass, damagedRanges: quarantine.count,
             disk: disk.space, diskLevel: diskLevel, awaitsSpace: !hold.isEmpty)
     }
 }
