@@ -8,7 +8,7 @@
 # run beside it in a folder that git ignores.
 #
 #   ALTERNATIONS=5  SECONDS_EACH=3  LONG_ALTERNATIONS=3  LONG_SECONDS=60  DIR=/path/on/the/disk
-#   ROWS="confirm stream"  Bench/run.sh
+#   PAIRS=10  ROWS="confirm stream"  Bench/run.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,10 +17,11 @@ alternations=${ALTERNATIONS:-5}
 seconds_each=${SECONDS_EACH:-3}
 long_alternations=${LONG_ALTERNATIONS:-3}
 long_seconds=${LONG_SECONDS:-60}
+pairs=${PAIRS:-10}
 dir=${DIR:-$(mktemp -d)}
 port=${PORT:-7499}
 admin=${ADMIN_PORT:-7498}
-rows=${ROWS:-confirm deliver synced swapped stream batches flow queues recovery}
+rows=${ROWS:-confirm deliver synced swapped stream batches flow queues replay recovery}
 commit=$(git rev-parse --short HEAD 2>/dev/null || echo none)
 name="$(date -u +%Y-%m-%d)-$commit"
 raw=Bench/Results/raw-$name
@@ -232,6 +233,49 @@ if is_wanted queues; then
             "one queue: $(calc "${format//_/ }" "$(figure "$alternations" "\$(value queues-1-RUN $key)/$scale")") |" \
             "$alternations × $(value queues-1000-1 samples) |"
     done
+fi
+
+# Replay: a queue that no memory holds is read at full speed, again and again, beside a publisher. Each pair
+# is the publisher alone, alone once more (the control) and beside the replay; the worst ratios count.
+replayed() { echo "\$(value replay-$1-RUN $2)"; }
+# worst EXPRESSION: the largest over the pairs; RUN stands for the number of one.
+worst() {
+    local run
+    for run in $(seq "$pairs"); do
+        # shellcheck disable=SC2294
+        eval "calc '%.6f\n' \"${1//RUN/$run}\""
+    done | sort -n | tail -n 1
+}
+if is_wanted replay; then
+    yardstick replay-base 'read 262144 B, 4'
+    start 0 --tail-memory 64MiB --checkpoint-interval 1s
+    load replay-fill 1 publish --duration 5 --durability synced --size 256 --batch 32 --window 64 \
+        --keep cold
+    sleep 3
+    for run in $(seq "$pairs"); do
+        for part in alone again beside; do
+            reader=
+            if [ "$part" = beside ]; then
+                "$programs/brokerload" consume cold --server "127.0.0.1:$port" \
+                    --duration $((seconds_each + 2)) --out "$raw/replay-read-$run.json" >/dev/null &
+                reader=$!
+            fi
+            # shellcheck disable=SC2086
+            load "replay-$part-$run" 1 publish $short --durability synced --size 1024 --window 1
+            if [ -n "$reader" ]; then wait "$reader"; fi
+        done
+    done
+    base='$(value replay-base bytes_per_second)'
+    say "| replay of a queue on disk beside a publisher, 1 KiB, \`synced\`, one in flight: its p99 |" \
+        "≤ 1.5 × alone, worst of $pairs |" \
+        "$(calc %.2f "$(worst "$(replayed beside p99)/$(replayed alone p99)")") × |" \
+        "alone twice: $(calc %.2f "$(worst "$(replayed again p99)/$(replayed alone p99)")") × |" \
+        "$pairs × $(value replay-beside-1 samples) |"
+    say "| the same: bytes replayed | ≥ 0.6 × |" \
+        "$(calc %.2f "$(figure "$pairs" "$(replayed read bytes_per_second)/$base")") ×" \
+        "($(calc %.0f "$(figure "$pairs" "$(replayed read bytes_per_second)/1e6")") MB/s) |" \
+        "raw 256 KiB reads, four in flight: $(calc %.0f "$(calc %.6f "$(eval echo "$base")/1e6")") MB/s |" \
+        "$pairs |"
 fi
 
 # Recovery: without write-behind the journal fills until back-pressure stops the load; then killed, and
