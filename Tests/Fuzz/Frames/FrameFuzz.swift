@@ -154,6 +154,7 @@ private func receive(_ opcode: Opcode, isRequest: Bool, _ body: UnsafeRawBufferP
             roundTrip(GroupListReply.self, body)
         }
     case .serverDescribe: roundTrip(ServerDescription.self, body)
+    case .shardList: roundTrip(ShardListReply.self, body)
     case .ping, .goodbye, .unsubscribe, .publish, .confirm, .deliver: roundTrip(Empty.self, body)
     }
 }
@@ -173,7 +174,7 @@ private let messages: [@Sendable (UnsafeRawBufferPointer) -> Void] = [
     { roundTrip(QueueListRequest.self, $0) }, { roundTrip(QueueNameRequest.self, $0) },
     { roundTrip(QueuePurgeRequest.self, $0) }, { roundTrip(Retention.self, $0) },
     { roundTrip(Skipped.self, $0) }, { roundTrip(Refusal.self, $0) },
-    { roundTrip(ServerDescription.self, $0) },
+    { roundTrip(ServerDescription.self, $0) }, { roundTrip(ShardListReply.self, $0) },
     { roundTrip(ShardAddress.self, $0) }, { roundTrip(SubscribeRequest.self, $0) },
     { checkConfirms($0) }, { checkFields($0) },
 ]

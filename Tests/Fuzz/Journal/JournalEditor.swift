@@ -133,7 +133,7 @@ struct JournalEditor {
         var entries = ByteBuilder()
         let count = 1 + input.choice(8)
         for _ in 0..<count {
-            let kind = UInt8(input.choice(12))
+            let kind = UInt8(input.choice(14))
             let flags = UInt8(input.choice(4) / 3)
             let object = UInt32(input.choice(8))
             let payload = payload(kind, &input)
@@ -170,8 +170,12 @@ struct JournalEditor {
             for _ in 0..<partitions { builder.put(UInt32(truncatingIfNeeded: id())) }
             if input.choice(2) == 0 {
                 for _ in 0..<3 { builder.put(input.number()) }
+                if input.choice(2) == 0 {
+                    for _ in 0..<partitions { builder.put(UInt16(input.choice(4))) }
+                }
             }
-        case .queueDeleted: builder.put(UInt32(truncatingIfNeeded: id()))
+        case .partitionAdopted: return input.bytes()
+        case .queueDeleted, .partitionReleased: builder.put(UInt32(truncatingIfNeeded: id()))
         case .producerOpened:
             builder.put(id())
             builder.put(input.u16())
