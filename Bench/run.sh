@@ -21,7 +21,7 @@ pairs=${PAIRS:-10}
 dir=${DIR:-$(mktemp -d)}
 port=${PORT:-7499}
 admin=${ADMIN_PORT:-7498}
-rows=${ROWS:-confirm deliver synced swapped stream batches flow queues replay recovery}
+rows=${ROWS:-confirm deliver synced swapped stream batches flow queues replay shards recovery}
 commit=$(git rev-parse --short HEAD 2>/dev/null || echo none)
 name="$(date -u +%Y-%m-%d)-$commit"
 raw=Bench/Results/raw-$name
@@ -276,6 +276,56 @@ if is_wanted replay; then
         "($(calc %.0f "$(figure "$pairs" "$(replayed read bytes_per_second)/1e6")") MB/s) |" \
         "raw 256 KiB reads, four in flight: $(calc %.0f "$(calc %.6f "$(eval echo "$base")/1e6")") MB/s |" \
         "$pairs |"
+fi
+
+# Shards: CPU time of the server per record, with two shards on one core, each with a load of its own: all
+# of it to the right shard, then all of it to the other. Blocking idle: a spinning shard uses its core up.
+# cpu: seconds of the broker's CPU time so far.
+cpu() { awk -v hz="$(getconf CLK_TCK)" '{ sub(/.*\) /, ""); print ($12 + $13) / hz }' "/proc/$broker/stat"; }
+# sharded KIND RUN SHARDS PORT PORT: prints nanoseconds of CPU per record into a file.
+sharded() {
+    local kind=$1 run=$2 shards=$3 first=$4 second=$5 before cpus=0 writer=
+    if [ "$shards" -gt 1 ]; then cpus=0,0; fi
+    stop
+    used=$((used + 1))
+    data=$dir/data-$used
+    "$programs/brokerd" --data-dir "$data" --listen "127.0.0.1:$port" --admin off --idle block \
+        --cpus "$cpus" --shards "$shards" --journal-size 128MiB 2>"$raw/brokerd.log" &
+    broker=$!
+    until grep -q 'ready:' "$raw/brokerd.log"; do sleep 0.01; done
+    before=$(cpu)
+    for to in "$first" "$second"; do
+        "$programs/brokerload" publish --closed-loop --server "127.0.0.1:$to" --cpu 1 \
+            --durability memory --size 64 --window 1000 --duration "$seconds_each" \
+            --out "$raw/shards-$kind-$run-$to.json" >/dev/null &
+        writer="$writer $!"
+        # The first queue goes to shard 0, the second to shard 1.
+        sleep 0.3
+    done
+    # shellcheck disable=SC2086
+    wait $writer
+    echo "  shards-$kind-$run" >&2
+    local after published
+    after=$(cpu)
+    published=$("$programs/brokerctl" --server "127.0.0.1:$port" server status -o json \
+        | sed -n 's/.*"records_published": *"\{0,1\}\([0-9]*\).*/\1/p')
+    calc '%.3f\n' "($after-$before)*1e9/$published" >"$raw/shards-$kind-$run.ns"
+}
+if is_wanted shards; then
+    for run in $(seq "$pairs"); do
+        sharded one "$run" 1 "$port" "$port"
+        sharded right "$run" 2 $((port + 1)) $((port + 2))
+        sharded wrong "$run" 2 $((port + 2)) $((port + 1))
+    done
+    spent() { echo "\$(cat $raw/shards-$1-RUN.ns)"; }
+    for what in 'right right_shard 1.15' 'wrong wrong_shard 1.6'; do
+        read -r kind text bar <<<"$what"
+        say "| server CPU per record, two shards, all to the ${text/_/ }; 64 B, \`memory\`, 2 × 1000 in flight |" \
+            "≤ $bar × one shard |" \
+            "$(calc %.2f "$(figure "$pairs" "$(spent "$kind")/$(spent one)")") ×" \
+            "($(calc %.0f "$(figure "$pairs" "$(spent "$kind")")") ns) |" \
+            "one shard, the same load: $(calc %.0f "$(figure "$pairs" "$(spent one)")") ns | $pairs |"
+    done
 fi
 
 # Recovery: without write-behind the journal fills until back-pressure stops the load; then killed, and

@@ -80,25 +80,33 @@ public struct Placement {
         // The first partitions of all queues, then the second ones: each queue is spread.
         units.sort { $0.index < $1.index }
         for unit in units {
-            let from = Int(unit.members[0].from)
-            let count = unit.members.count
+            let leaving = unit.members.filter { Int($0.from) >= shards }
             let target: Int
-            if from >= shards {
-                target = lightest(0..<shards)
-            } else if before < shards {
+            let movers: [Move]
+            if !leaving.isEmpty {
+                // Labels may have come later: then a unit lies on several shards, and not all of it goes.
+                let stays = unit.members.first { Int($0.from) < shards }.map { Int($0.from) }
+                target = stays ?? lightest(0..<shards)
+                movers = leaving
+            } else {
                 // A new shard takes what leaves neither side with less than its share.
-                let share = total / shards
-                target = lightest(before..<shards)
-                guard loads[target] + count <= max(share, 1), loads[from] - count >= share else {
+                let from = unit.members[0].from
+                guard before < shards, unit.members.allSatisfy({ $0.from == from }) else {
                     continue
                 }
-            } else {
-                continue
+                let share = total / shards
+                let count = unit.members.count
+                target = lightest(before..<shards)
+                guard loads[target] + count <= max(share, 1),
+                    loads[Int(from)] - count >= share
+                else { continue }
+                movers = unit.members
             }
-            loads[from] -= count
-            loads[target] += count
-            moves += unit.members.map {
-                Move(queue: $0.queue, partition: $0.partition, from: $0.from, to: UInt16(target))
+            for var move in movers {
+                loads[Int(move.from)] -= 1
+                loads[target] += 1
+                move.to = UInt16(target)
+                moves.append(move)
             }
         }
         return moves

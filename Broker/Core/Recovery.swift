@@ -178,6 +178,7 @@ public struct Recovery {
             }
         }
         report.isNewDirectory = true
+        if options.shard > 0 { try removeLeftovers() }
         let identity = Identity(
             serverID: options.serverID, journalID: options.journalID, geometry: options.geometry,
             madeAt: options.now.nanoseconds)
@@ -204,6 +205,21 @@ public struct Recovery {
             try storage.syncDirectory(.root)
         }
         return identity
+    }
+
+    /// A shard that was retired, and not to its end, has left checkpoints: they say nothing about the one
+    /// that is made now.
+    private func removeLeftovers() throws(RecoveryError) {
+        try storing { () throws(StorageFailure) in
+            let names = try storage.list(.checkpoints)
+            guard !names.isEmpty else { return }
+            for name in names {
+                if let file = FileName(directory: .checkpoints, name: name) {
+                    try storage.remove(file)
+                }
+            }
+            try storage.syncDirectory(.checkpoints)
+        }
     }
 
     // MARK: 2. the checkpoint

@@ -240,7 +240,19 @@ public struct ShardAssembly {
                 shard.state.release(partition: move.partition)
                 return image
             }
-            slots[Int(move.to)].with { shard in _ = image.map { shard.state.adopt($0) } }
+            let isAdopted = slots[Int(move.to)].with { shard in
+                image.flatMap { shard.state.adopt($0) } != nil
+            }
+            guard isAdopted else {
+                throw .storage(
+                    StorageFailure(
+                        "partition \(move.partition) can't go from shard \(move.from) to "
+                            + "\(move.to)"))
+            }
+        }
+        for queue in changed.values where queue.shards.contains(where: { Int($0) >= shards }) {
+            throw .storage(
+                StorageFailure("queue \(queue.name) is placed on shards that are not run"))
         }
         let movedQueues = Set(moves.map(\.queue)).sorted().compactMap { changed[$0] }
         for place in slots.indices {

@@ -24,6 +24,7 @@ package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
     private let mail: MailRoom?
     private let number: Int
     private var hasNotedStop = false
+    private var hasClosedSockets = false
     private let idle: IdleStrategy
     private var closing: [Lingering] = []
     private var now: Instant
@@ -67,7 +68,7 @@ package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
     }
 
     /// The others may still ask: a shard ends when all may.
-    private var isAwaited: Bool { mail.map { !$0.allStopped } ?? false }
+    private var isAwaited: Bool { mail != nil && !hasClosedSockets }
 
     /// One duty cycle: completions in, conclusions, effects out; then idle if there was nothing.
     @inline(__always)
@@ -127,6 +128,12 @@ package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
         if machine.stage == .stopped, !hasNotedStop {
             hasNotedStop = true
             mail.noteStopped()
+        }
+        if hasNotedStop, !hasClosedSockets, mail.allStopped {
+            // What the others had to say was posted before they stopped.
+            hasClosedSockets = true
+            work += takeMail(mail) + 1
+            machine.closeSockets()
         }
         return work
     }

@@ -481,7 +481,10 @@ extension ShardMachine {
 
     /// Begins an orderly stop: no new work; what is promised is brought to disk.
     package mutating func beginStop() {
-        guard stage == .ready || stage == .starting else { return }
+        // Of several shards, none may write its checkpoint out of turn: a stop waits for the start.
+        guard stage == .ready || (stage == .starting && (peers.isAlone || hasFailed)) else {
+            return
+        }
         stage = .stopping
         stopDeadline = now.monotonic + .seconds(5)
         for index in connections.indices where connections[index].pointee.state == .ready {
@@ -502,6 +505,14 @@ extension ShardMachine {
     mutating func advanceStop() {
         guard stage == .stopping, checkpointer.finalIsDone || hasFailed else { return }
         stage = .stopped
-        for index in connections.indices { close(index, reason: .stopping) }
+        if peers.isAlone { closeSockets() }
+    }
+
+    /// Nothing more comes for anybody: of several shards, when all have stopped. Their links stay, for
+    /// what is on its way over them.
+    package mutating func closeSockets() {
+        for index in connections.indices where connections[index].pointee.relay == nil {
+            close(index, reason: .stopping)
+        }
     }
 }

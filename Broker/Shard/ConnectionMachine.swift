@@ -297,7 +297,10 @@ extension ShardMachine {
             stream: request.header.stream)
         header.opcode = request.header.opcode
         let frame = header.frame(body: message.encoded)
-        guard frame.count <= Int(connections[request.connection].pointee.frameBytesMax) else {
+        // What shards say to each other never reaches the client as it is.
+        let isOwn = PeerOpcode(rawValue: header.opcode) != nil
+        guard isOwn || frame.count <= Int(connections[request.connection].pointee.frameBytesMax)
+        else {
             return refuse(
                 request, .frameTooLarge,
                 "the reply has \(frame.count) bytes; ask for less, or agree on larger frames")
@@ -448,6 +451,7 @@ extension ShardMachine {
         connection.pointee.state = .draining
         connection.pointee.drainingSince = now.monotonic
         dropSubscriptions(of: index)
+        if !peers.isAlone { dropRouted(of: index) }
         if connection.pointee.send.isEmpty { close(index, reason: .drained) }
     }
 

@@ -331,6 +331,7 @@ package struct ShardMachine: ~Copyable {
         takeOwnMessages()
         advanceBroadcasts()
         wakeBlockedUplinks()
+        if !peers.toClose.isEmpty { closeOverflowed() }
     }
 
     /// Turns what is pending into effects, as far as they fit. Sends first: what is confirmed or
@@ -431,6 +432,11 @@ package struct ShardMachine: ~Copyable {
         while let reply = deferred.first {
             deferred.removeFirst()
             guard isOpen(reply), let header = reply.header else { continue }
+            if let opcode = PeerOpcode(rawValue: header.opcode), opcode.isOfSubscriptions {
+                // Nothing in it is a promise, and no client would know an error by its number.
+                deliver(deferredReply: reply)
+                continue
+            }
             refuseLate(
                 reply.connection, correlation: header.correlation, stream: header.stream,
                 .storageFailed, message)
@@ -728,6 +734,7 @@ package struct ShardMachine: ~Copyable {
         if !peers.isAlone {
             peers.wakesBlocked = true
             wakesParked = true
+            retryPeers()
         }
         for place in 0..<connections.limit {
             let index = Int32(place)

@@ -176,6 +176,77 @@ struct ManyShardsTests {
         #expect(first.delivered.count == 60 + 18)
     }
 
+    @Test("whoever leaves in the middle of joining is no member, and is answered")
+    func leaveWhileJoining() throws {
+        let runner = try Self.broker(3)
+        let publisher = try #require(runner.connect(to: 0))
+        let queue = runner.createQueue(publisher, "orders", partitions: 6)
+        let hasty = try #require(runner.connect("hasty", to: 1))
+        let asked = hasty.request(
+            .subscribe,
+            SubscribeRequest(
+                queue: "orders", group: "desk", creditRecords: .max, creditBytes: .max),
+            stream: 7)
+        let left = hasty.request(.unsubscribe, Empty(), stream: 7)
+        runner.shard.pass(milliseconds: 20)
+        #expect(hasty.status(of: asked) == .subscriptionNotFound)
+        #expect(hasty.status(of: left) == .ok)
+        let member = try #require(runner.connect("member", to: 2))
+        let whole = try #require(member.subscribe("orders", group: "desk", stream: 1))
+        #expect(whole.partitions.map(\.partition) == queue)
+        // The id is free again.
+        #expect(hasty.subscribe("orders", stream: 7)?.partitions.count == 6)
+    }
+
+    @Test("members that come and go at once leave no partition without a reader", arguments: 1...12)
+    func joinAndLeaveAtOnce(steps: Int) throws {
+        let runner = try Self.broker(3)
+        let publisher = try #require(runner.connect(to: 0))
+        let queue = runner.createQueue(publisher, "orders", partitions: 6)
+        let producer = try #require(runner.openProducer(publisher))
+        let old = try #require(runner.connect("old", to: 1))
+        #expect(old.subscribe("orders", group: "desk", stream: 1)?.partitions.count == 6)
+        let new = try #require(runner.connect("new", to: 2))
+        // Something on shard 0 that is not durable yet, so that its answers wait.
+        for partition in queue { runner.publish(publisher, producer, partition) }
+        runner.ack(
+            old, queue: "orders", group: "desk", stream: 1, partition: queue[0], offset: 0)
+        new.request(
+            .subscribe,
+            SubscribeRequest(
+                queue: "orders", group: "desk", creditRecords: .max, creditBytes: .max),
+            stream: 1)
+        for _ in 0..<steps { runner.shard.step() }
+        runner.shard.disconnect(old.index, shard: 1)
+        runner.shard.pass(milliseconds: 30)
+        for partition in queue { runner.publish(publisher, producer, partition) }
+        runner.settle(publisher, queue)
+        runner.shard.pass(milliseconds: 30)
+        for partition in queue {
+            let got = new.delivered.filter { $0.partition == partition }.map(\.offset)
+            #expect(got.last == 1, "partition \(partition): \(got)")
+        }
+    }
+
+    @Test("a queue that was spread before it was colocated leaves the shards that go")
+    func labelledLater() throws {
+        let runner = try Self.broker(3)
+        let client = try #require(runner.connect(to: 0))
+        let queue = runner.createQueue(client, "orders", partitions: 6)
+        runner.alter(client, "orders", labels: [Pair(name: "colocate", value: "desk")])
+        let producer = try #require(runner.openProducer(client))
+        for partition in queue { runner.publish(client, producer, partition, records: 3) }
+        runner.settle(client, queue)
+        try runner.crash(.some, shards: 2)
+        try #require(runner.start())
+        try runner.shard.retire()
+        let again = try #require(runner.connect(to: 1))
+        let info = try #require(
+            again.ask(.queueDescribe, QueueNameRequest(name: "orders"), reply: QueueInfo.self))
+        #expect(info.partitions.allSatisfy { $0.shard < 2 })
+        try runner.history.check(try ReadBack(from: runner.shard))
+    }
+
     @Test("a queue that is gone ends its subscriptions at every front, once")
     func deletion() throws {
         let runner = try Self.broker(3)

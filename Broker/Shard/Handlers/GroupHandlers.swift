@@ -49,18 +49,21 @@ extension ShardMachine {
 
     func info(of group: ConsumerGroup, _ queue: Queue, withCursors: Bool) -> GroupInfo {
         var cursors: [GroupCursor] = []
+        var skipped: [UInt64] = []
         var lag: UInt64 = 0
         for (index, partition) in queue.partitions.enumerated() {
             guard let place = state.index(ofPartition: partition) else { continue }
             let cursor = cursor(of: group, index, place)
             lag &+= cursor.lagRecords
-            if withCursors { cursors.append(cursor) }
+            guard withCursors else { continue }
+            cursors.append(cursor)
+            skipped.append(group.skipped[index])
         }
         return GroupInfo(
             id: group.id, queue: queue.name, name: group.name, mode: "ordered",
             generation: group.generation, members: group.members.map(\.name), lagRecords: lag,
             cursors: cursors,
-            skippedRecords: withCursors && group.skipped.contains { $0 > 0 } ? group.skipped : [])
+            skippedRecords: skipped.contains { $0 > 0 } ? skipped : [])
     }
 
     /// A group's place in one partition. Lag is told also when nobody is connected.

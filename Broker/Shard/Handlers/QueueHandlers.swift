@@ -112,6 +112,10 @@ extension ShardMachine {
         endSubscriptions()
         for place in places { stopAwaiting(state.partitions[place]) }
         dyingPartitions += places
+        let gone = Set(queue.partitions)
+        peers.attachedGenerations = peers.attachedGenerations.filter {
+            !gone.contains(UInt32(truncatingIfNeeded: $0.key))
+        }
         return true
     }
 

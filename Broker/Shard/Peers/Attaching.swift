@@ -17,6 +17,18 @@ extension ShardMachine {
             if let known { dropSubscription(known) }
             return reply(request, AttachReply(round: attach.round))
         }
+        // Shard 0 told this shard of queue and group before it told the front, but on another way.
+        if state.queues[attach.queue] == nil {
+            guard attach.queue < state.nextQueue else { return .park }
+            if let known { dropSubscription(known) }
+            return reply(
+                request,
+                AttachReply(
+                    round: attach.round, status: .queueNotFound, message: "the queue was deleted"))
+        }
+        if attach.group != 0, state.groups[attach.group] == nil, attach.group >= state.nextGroup {
+            return .park
+        }
         var places: [Int32] = []
         for id in attach.partitions {
             if let place = state.index(ofPartition: id) { places.append(place) }
@@ -150,6 +162,15 @@ extension ShardMachine {
             group: 0, connection: gathering.connection, generation: gathering.generation,
             frame: [])
         guard isOpen(asked) else { return }
+        if let (status, body) = gathering.refusal {
+            let message = (try? Refusal(body: body))?.message ?? ""
+            var header = gathering.header
+            header.flags = FrameHeader.replyFlag
+            var reply = asked
+            reply.frame = header.frame(
+                body: AttachReply(round: 0, status: status, message: message).encoded)
+            return deliver(deferredReply: reply)
+        }
         subscribe.withUnsafeBytes { body in
             _ = groupJoin(
                 Request(connection: gathering.connection, header: gathering.header, body: body))

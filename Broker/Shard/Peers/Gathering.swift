@@ -118,7 +118,7 @@ extension ShardMachine {
     mutating func finishGathering(_ number: UInt64) {
         guard let gathering = peers.gatherings[number], gathering.awaited == 0 else { return }
         peers.gatherings.removeValue(forKey: number)
-        if case .groupBegun(let subscribe) = gathering.purpose, gathering.refusal == nil {
+        if case .groupBegun(let subscribe) = gathering.purpose {
             return groupBegun(gathering, subscribe)
         }
         if case .idleProducers(let candidates) = gathering.purpose {

@@ -209,6 +209,7 @@ extension ShardMachine {
                 }
                 return
             }
+            guard peers.uplinks.contains(link), uplink.pointee.incoming != nil else { return }
             uplink.pointee.incomingAt += bytes
         }
         uplink.pointee.incoming = nil
@@ -244,7 +245,8 @@ extension ShardMachine {
             routedAnswer(index, header, body, from: uplink.pointee.shard)
             return true
         case .skipped:
-            guard routedSubscription(index, id: header.stream) != nil else { return true }
+            let whole = [UInt8](UnsafeRawBufferPointer(start: frame, count: bytes))
+            guard passesAtOnce(index, header.stream, whole) else { return true }
         // The front says it itself.
         case .goodbye: return true
         case .error where isPush:
@@ -286,6 +288,13 @@ extension ShardMachine {
             uplink.pointee.connection = Uplink.gone
             uplink.pointee.isBlocked = false
             if uplink.pointee.incoming != nil { passOn(at) }
+            guard uplink.pointee.takenBytes > 0 || uplink.pointee.send.isInFlight else {
+                // Its owner never heard of it, and would not answer.
+                uplink.pointee.send.release(pool: &sendPool)
+                peers.uplinks.remove(at)
+                at = next
+                continue
+            }
             peers.post(PeerMessage(.close, link: at), to: uplink.pointee.shard, .request)
             at = next
         }
@@ -338,6 +347,12 @@ extension ShardMachine {
             index = known
         } else {
             let bytes = Int(base.u32(0))
+            guard bytes >= FrameHeader.byteCount, bytes <= Int(message.count),
+                FrameHeader(at: base).opcode == Opcode.hello.rawValue
+            else {
+                return peers.post(
+                    PeerMessage(.closed, isReply: true, link: message.link), to: shard, .reply)
+            }
             let body = UnsafeRawBufferPointer(
                 start: base + FrameHeader.byteCount, count: bytes - FrameHeader.byteCount)
             guard let introduction = try? LinkIntroduction(body: body),

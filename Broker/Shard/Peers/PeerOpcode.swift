@@ -14,6 +14,9 @@ enum PeerOpcode: UInt16 {
     /// Shard 0 to the others: which of these producers are idle?
     case idleProducers = 0x0705
 
+    /// True for what is between a front and those who serve its subscriptions.
+    var isOfSubscriptions: Bool { self == .groupJoin || self == .groupAttach }
+
     func frame(correlation: UInt64 = 0, stream: UInt32 = 0, body: [UInt8]) -> [UInt8] {
         var header = FrameHeader(opcode: .ping, correlation: correlation, stream: stream)
         header.opcode = rawValue

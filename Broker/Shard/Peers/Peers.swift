@@ -62,6 +62,11 @@ package struct Peers: ~Copyable {
     var sendList = Fifo<Int32>(capacity: 16)
     var blocked = Fifo<Int32>(capacity: 16)
     var wakesBlocked = false
+    /// Frames or grants found no memory for a buffer.
+    var waitsForRoom = false
+    var hasRefusedGrants = false
+    /// Connections that can't go on, with their generations.
+    var toClose: [(Int32, UInt32)] = []
     var gatherings: [UInt64: Gathering] = [:]
     var nextGathering: UInt64 = 1
     var broadcasts = Fifo<Broadcast>(capacity: 16)

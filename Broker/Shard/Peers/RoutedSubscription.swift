@@ -28,6 +28,8 @@ package struct RoutedSubscription {
         var partition: UInt32
         var batches: [UInt8]
         var at = 0
+        /// A frame as it is: something that the owner said of the partition.
+        var isFrame = false
     }
 
     let id: UInt32
@@ -54,8 +56,12 @@ package struct RoutedSubscription {
     var awaited = 0
     var collected: [AssignedPartition] = []
     var refusal: (status: StatusCode, message: String)?
-    /// A request of the client that is answered when the round is over.
+    /// The client's subscribe, which is answered when the round is over.
     var request: FrameHeader?
+    /// Shard 0 was asked to let it join its group, and has not answered.
+    var isJoining = false
+    /// A later set of the group, which waits for this round's end.
+    var nextAssignment: Assignment?
     /// It ends when the round is over, and this is the last that the client hears of it.
     var ending: [UInt8]?
 
@@ -187,6 +193,7 @@ extension ShardMachine {
         connection.pointee.subscriptionCount += 1
         guard subscribe.group.isEmpty else {
             // Shard 0 says which partitions it gets.
+            routed.pointee.isJoining = true
             putLater(
                 PeerOpcode.groupJoin.frame(
                     stream: routed.pointee.id, body: [UInt8](request.body)), of: request.connection,
@@ -216,6 +223,8 @@ extension ShardMachine {
         }
         routed.pointee.comes = Set(partitions)
         routed.pointee.reads.formIntersection(routed.pointee.comes)
+        let comes = routed.pointee.comes
+        routed.pointee.held.removeAll { !comes.contains($0.partition) }
         routed.pointee.generation = generation
         routed.pointee.round &+= 1
         routed.pointee.collected = []
@@ -246,11 +255,12 @@ extension ShardMachine {
         guard routed.pointee.ending == nil else { return }
         switch Opcode(rawValue: header.opcode) {
         case .assignment:
-            guard let assignment = try? Assignment(body: body), routed.pointee.group != 0 else {
-                return
+            guard let assignment = try? Assignment(body: body) else { return }
+            // Before the answer to its joining, or in the middle of a round: the latest counts.
+            if assignment.generation > routed.pointee.nextAssignment?.generation ?? 0 {
+                routed.pointee.nextAssignment = assignment
             }
-            beginRound(
-                index, assignment.partitions.map(\.partition), generation: assignment.generation)
+            if !routed.pointee.isJoining, routed.pointee.awaited == 0 { beginNext(index) }
         case .ended:
             var ended = header
             ended.frameBytes = UInt32(FrameHeader.byteCount + body.count)
@@ -267,15 +277,17 @@ extension ShardMachine {
         let status = StatusCode(rawValue: answer.status) ?? .ok
         switch opcode {
         case .groupJoin:
-            guard routed.pointee.ending == nil else { return }
+            routed.pointee.isJoining = false
             if status != .ok {
                 routed.pointee.refusal = (status, answer.message)
                 return finishRound(index)
             }
             routed.pointee.group = answer.group
-            beginRound(
-                index, answer.assignment.partitions.map(\.partition),
-                generation: answer.assignment.generation)
+            if let ending = routed.pointee.ending { return leave(index, saying: ending) }
+            if answer.assignment.generation > routed.pointee.nextAssignment?.generation ?? 0 {
+                routed.pointee.nextAssignment = answer.assignment
+            }
+            beginNext(index)
         case .groupAttach:
             guard answer.round == routed.pointee.round else { return }
             if status != .ok { routed.pointee.refusal = (status, answer.message) }
@@ -286,13 +298,29 @@ extension ShardMachine {
         }
     }
 
+    /// Goes on with the latest set of its group.
+    private mutating func beginNext(_ index: Int32) {
+        guard let next = peers.routed[index].pointee.nextAssignment else { return }
+        peers.routed[index].pointee.nextAssignment = nil
+        beginRound(index, next.partitions.map(\.partition), generation: next.generation)
+    }
+
     /// All owners have answered.
     private mutating func finishRound(_ index: Int32) {
         let routed = peers.routed[index]
         let connection = routed.pointee.connection
         if let ending = routed.pointee.ending {
+            let unanswered = routed.pointee.request
             removeRouted(index)
+            if let unanswered {
+                refuseLate(
+                    connection, correlation: unanswered.correlation, stream: unanswered.stream,
+                    .subscriptionNotFound, "the subscription ended before it began")
+            }
             return tell(ending, to: connection)
+        }
+        if routed.pointee.refusal == nil, routed.pointee.nextAssignment != nil {
+            return beginNext(index)
         }
         if let (status, message) = routed.pointee.refusal {
             guard let request = routed.pointee.request else {
@@ -307,6 +335,7 @@ extension ShardMachine {
             }
             let refusal = Refusal(errorClass: status.errorClass.rawValue, message: message)
             counters.refusals &+= 1
+            routed.pointee.request = nil
             return leave(
                 index,
                 saying: FrameHeader(
@@ -331,8 +360,8 @@ extension ShardMachine {
                     opcode: .assignment, flags: FrameHeader.pushFlag, stream: routed.pointee.id
                 ).frame(body: assignment.encoded), to: connection)
         }
-        grant(index)
         deliverHeld(index)
+        grant(index)
     }
 
     private mutating func tell(_ frame: [UInt8], to connection: Int32) {
@@ -347,6 +376,8 @@ extension ShardMachine {
         let routed = peers.routed[index]
         routed.pointee.ending = ending
         routed.pointee.held = []
+        // Shard 0 still lets it join: it leaves when that is answered.
+        guard !routed.pointee.isJoining else { return }
         beginRound(index, [], generation: routed.pointee.generation, leaves: true)
     }
 
@@ -409,6 +440,8 @@ extension ShardMachine {
     }
 
     private mutating func grant(_ routed: UnsafeMutablePointer<RoutedSubscription>, _ place: Int) {
+        // What is held goes first; an owner that is granted more would fill this shard's memory.
+        guard routed.pointee.held.isEmpty else { return }
         let part = routed.pointee.parts[place]
         func wanted(_ seen: UInt64, _ credit: UInt64, _ used: UInt64, _ window: UInt64) -> UInt64 {
             guard credit > used else { return seen }
@@ -434,7 +467,10 @@ extension ShardMachine {
             frame.withUnsafeBytes({ bytes in
                 bytes.baseAddress.map { put($0, bytes.count, on: link) } ?? false
             })
-        else { return }
+        else {
+            peers.hasRefusedGrants = true
+            return
+        }
         routed.pointee.parts[place].grantedRecords = max(part.grantedRecords, records)
         routed.pointee.parts[place].grantedBytes = max(part.grantedBytes, bytes)
     }
@@ -541,6 +577,12 @@ extension ShardMachine {
                 routed.pointee.held.removeFirst()
                 continue
             }
+            if held.isFrame {
+                guard connection.pointee.blockedCount == 0 else { return }
+                routed.pointee.held.removeFirst()
+                tell(held.batches, to: routed.pointee.connection)
+                continue
+            }
             let taken = held.batches.withUnsafeBytes { bytes in
                 bytes.baseAddress.map {
                     forward(
@@ -552,6 +594,25 @@ extension ShardMachine {
             routed.pointee.held[0].at += taken
             if held.at + taken == held.batches.count { routed.pointee.held.removeFirst() }
         }
+    }
+
+    /// What an owner says of a partition, in its place among what it delivered.
+    ///
+    /// - Returns: true when it is to go to the client at once.
+    mutating func passesAtOnce(_ connection: Int32, _ stream: UInt32, _ frame: [UInt8]) -> Bool {
+        guard let index = routedSubscription(connection, id: stream),
+            let told = try? Skipped(body: Array(frame[FrameHeader.byteCount...]))
+        else { return false }
+        let routed = peers.routed[index]
+        guard routed.pointee.ending == nil, routed.pointee.comes.contains(told.partition) else {
+            return false
+        }
+        if routed.pointee.held.isEmpty, routed.pointee.reads.contains(told.partition) {
+            return true
+        }
+        routed.pointee.held.append(
+            RoutedSubscription.Held(partition: told.partition, batches: frame, isFrame: true))
+        return false
     }
 
     /// A connection has room again.
@@ -569,14 +630,44 @@ extension ShardMachine {
     /// of them: rounds, not records.
     private mutating func putLater(_ frame: [UInt8], of connection: Int32, to shard: UInt16) {
         guard let link = uplink(of: connection, to: shard) else {
-            return close(connection, reason: .overflow)
+            // Whoever is being told of this still works on the connection: it closes with the cycle.
+            peers.toClose.append((connection, connections[connection].pointee.generation))
+            return
         }
         let isPut =
             peers.uplinks[link].pointee.later.isEmpty
             && frame.withUnsafeBytes { bytes in
                 bytes.baseAddress.map { put($0, bytes.count, on: link) } ?? false
             }
-        if !isPut { peers.uplinks[link].pointee.later.append(frame) }
+        guard !isPut else { return }
+        peers.uplinks[link].pointee.later.append(frame)
+        peers.waitsForRoom = true
+    }
+
+    /// Tries again what found no memory for a buffer, and has nothing in flight that would wake it.
+    mutating func retryPeers() {
+        guard !peers.isAlone else { return }
+        if peers.waitsForRoom {
+            peers.waitsForRoom = false
+            for link in peers.uplinks.indices
+            where peers.uplinks[link].pointee.connection != Uplink.gone {
+                putWaiting(on: link)
+                if !peers.uplinks[link].pointee.later.isEmpty { peers.waitsForRoom = true }
+            }
+        }
+        if peers.hasRefusedGrants {
+            peers.hasRefusedGrants = false
+            for index in peers.routed.indices { grant(index) }
+        }
+    }
+
+    mutating func closeOverflowed() {
+        while let (connection, generation) = peers.toClose.popLast() {
+            guard connections.contains(connection),
+                connections[connection].pointee.generation == generation
+            else { continue }
+            close(connection, reason: .overflow)
+        }
     }
 
     /// Puts what waited for room on a link.
