@@ -166,15 +166,13 @@ public struct Recovery {
             let bytes = UnsafeRawBufferPointer(
                 rebasing: UnsafeRawBufferPointer(memory.buffer)[..<count])
             do throws(StorageFailure) { return try Identity.decode(bytes) } catch {
-                // Written last when the directory is made: torn, it means "never in use", unless
-                // something else says otherwise.
+                // Written last when the directory is made: torn, in whatever way, it means "never in use",
+                // unless something else says otherwise.
                 let used = try storing { () throws(StorageFailure) in
                     try storage.list(.checkpoints).count
                         + (options.shard == 0 ? storage.list(.segments).count : 0)
                 }
-                guard used == 0, count < Identity.byteCount || bytes.allSatisfy({ $0 == 0 }) else {
-                    throw .storage(error)
-                }
+                guard used == 0, !Identity.isNewer(bytes) else { throw .storage(error) }
             }
         }
         report.isNewDirectory = true

@@ -48,6 +48,12 @@ public struct Identity: Equatable, Sendable {
         return bytes
     }
 
+    /// Whether a newer brokerd wrote it, which may keep what it uses elsewhere.
+    public static func isNewer(_ bytes: UnsafeRawBufferPointer) -> Bool {
+        guard bytes.count >= 12, let base = bytes.baseAddress else { return false }
+        return bytes.prefix(8).elementsEqual("MILLRACE".utf8) && base.u32(8) > format
+    }
+
     public static func decode(_ bytes: UnsafeRawBufferPointer) throws(StorageFailure) -> Identity {
         let path = FileName.identity.path
         guard bytes.count >= byteCount, let base = bytes.baseAddress else {

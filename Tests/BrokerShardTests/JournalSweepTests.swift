@@ -48,6 +48,7 @@ struct JournalSweepTests {
             if asked.kind == .syncedWrite { written.append(shard.machine.journal.openPosition) }
         }
         try publish(fixture, partitions, rounds: 4)
+        #expect(before.frames > 0 && before.frames < fixture.counters.frames)
         #expect(written.count >= 200)
         #expect(fixture.counters.syncedChunks - before.syncedChunks + 2 >= UInt64(written.count))
         #expect(syncs < written.count / 4)

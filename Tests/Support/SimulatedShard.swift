@@ -73,7 +73,13 @@ package final class SimulatedShard {
 
     /// One machine and what its loop has.
     private final class Cell {
-        var machine: ShardMachine
+        /// At an address of its own: an accessor that lends it out of this object was seen to read what
+        /// was there at another time.
+        let place: UnsafeMutablePointer<ShardMachine>
+        var machine: ShardMachine {
+            unsafeAddress { UnsafePointer(place) }
+            unsafeMutableAddress { place }
+        }
         var effects: EffectBuffer
         var inodes: [FileSlot: Int] = [:]
         var fileNames: [FileSlot: FileName] = [:]
@@ -82,10 +88,15 @@ package final class SimulatedShard {
         var arrival: [UInt64]
 
         init(machine: consuming ShardMachine, effects: Int, shards: Int) {
-            self.machine = machine
+            place = .allocate(capacity: 1)
+            place.initialize(to: machine)
             self.effects = EffectBuffer(capacity: effects)
             underway = Array(repeating: 0, count: shards * PeerLane.allCases.count)
             arrival = Array(repeating: 0, count: shards * PeerLane.allCases.count)
+        }
+        deinit {
+            place.deinitialize(count: 1)
+            place.deallocate()
         }
     }
     private struct ClientKey: Hashable {
@@ -175,8 +186,8 @@ package final class SimulatedShard {
 
     /// Of shard 0.
     package var machine: ShardMachine {
-        _read { yield cells[0].machine }
-        _modify { yield &cells[0].machine }
+        unsafeAddress { UnsafePointer(cells[0].place) }
+        unsafeMutableAddress { cells[0].place }
     }
     /// Of any shard.
     package func withMachine<Result>(
