@@ -662,9 +662,11 @@ public struct Recovery {
                     start: memory.base, count: ChunkHeader.blockBytes)
                 let file = segment.file(partition: id)
                 let position = at
+                let size = try storing { () throws(StorageFailure) in
+                    try storage.size(file) ?? 0
+                }
                 let count = try storing { () throws(StorageFailure) in
-                    try storage.size(file) ?? 0 > position
-                        ? storage.read(file, at: position, into: block) : 0
+                    size > position ? try storage.read(file, at: position, into: block) : 0
                 }
                 let claimed =
                     count < ChunkHeader.byteCount
@@ -675,7 +677,9 @@ public struct Recovery {
                     memory = AlignedMemory(
                         byteCount: claimed.roundedUp(to: ChunkHeader.blockBytes))
                 }
+                // Whole with its padding: the next recovery counts on so much of the file.
                 guard let header = try chunk(segment, id, at, memory),
+                    size >= at + UInt64(header.paddedBytes),
                     header.isSeal
                         || header.baseOffset == segment.endOffset
                             && header.endOffset < DurableState.countMax
