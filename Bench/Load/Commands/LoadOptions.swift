@@ -10,6 +10,8 @@ extension DurabilityLevel: ExpressibleByArgument {
     package static var allValueStrings: [String] { Self.allCases.map(\.name) }
 }
 
+extension IdleMode: ExpressibleByArgument {}
+
 /// Where, and what to do with the result: every command that talks to a broker.
 struct ServerOptions: ParsableArguments {
     @Option(
@@ -69,6 +71,11 @@ struct WorkloadOptions: ParsableArguments {
     @Option(help: ArgumentHelp("Run for so long before measuring.", valueName: "SECONDS"))
     var warmup = 1.0
 
+    @Option(
+        help: ArgumentHelp(
+            "While nothing comes: spin, on a core of its own, or block, on one that it shares."))
+    var idle = IdleMode.spin
+
     func workload(
         _ kind: Workload.Kind,
         queues: Int,
@@ -88,6 +95,7 @@ struct WorkloadOptions: ParsableArguments {
         workload.durationNanoseconds = UInt64(duration * 1e9)
         workload.warmupNanoseconds = UInt64(warmup * 1e9)
         workload.cpu = server.cpu
+        workload.idle = idle
         if let complaint = workload.complaint { throw ValidationError(complaint) }
         return workload
     }

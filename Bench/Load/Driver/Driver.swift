@@ -8,8 +8,17 @@ internal import WireProtocol
 // what has completed (one clock reading), hands each received unit to its lane or to the subscriber,
 // then lets every lane that has room and no send in flight make frames and queue one send (a second
 // reading, taken before the frames are made). An empty cycle yields, so that a kernel worker that
-// needs this core gets it. Closed loop: a frame is made when an earlier one is confirmed (`publish`)
+// needs this core gets it, or sleeps until something comes (`IdleMode`). Closed loop: a frame is made when an earlier one is confirmed (`publish`)
 // or delivered (`e2e`), so a stall of the broker also stops the load.
+
+/// What a driver does while nothing comes.
+package enum IdleMode: String, CaseIterable, Sendable {
+    /// It has a core for itself.
+    case spin
+    /// It leaves the core to others, who are waited for when it is to run again unless they are of less
+    /// account to the scheduler.
+    case block
+}
 
 /// When a run ends.
 package enum RunLength: Equatable, Sendable {
@@ -65,6 +74,7 @@ struct Driver: ~Copyable {
     private static let bufferCount = 64
     private static let bufferBytes = 32 * 1024
     var drainNanoseconds = UInt64.seconds(30)
+    var idle = IdleMode.spin
     private static let stallNanoseconds = UInt64.seconds(30)
     private static let emptyCyclesPerClock = 256
     private static let bufferSelectFlag: UInt8 = 1 << 5
@@ -147,13 +157,17 @@ struct Driver: ~Copyable {
             }
             let count = ring.completionCount
             if count == 0 {
-                CoreControl.yield()
+                if idle == .block {
+                    ring.wait(nanoseconds: IdleStrategy.overdueNanoseconds)
+                } else {
+                    CoreControl.yield()
+                }
                 emptyCycles &+= 1
-                if emptyCycles % UInt64(Self.emptyCyclesPerClock) == 0 {
+                if idle == .block || emptyCycles % UInt64(Self.emptyCyclesPerClock) == 0 {
                     now = Clock.monotonic.nanoseconds
                     if advancePhase() { break }
                     // Whoever keeps the answer back may be waiting for this very core.
-                    if now - lastProgress > IdleStrategy.overdueNanoseconds {
+                    if idle == .spin, now - lastProgress > IdleStrategy.overdueNanoseconds {
                         ring.wait(nanoseconds: IdleStrategy.overdueNanoseconds)
                     }
                 }

@@ -30,6 +30,7 @@ package struct Workload {
     /// How long what is in flight at the end may take to be answered.
     package var drainNanoseconds: UInt64 = .seconds(30)
     package var cpu: Int?
+    package var idle = IdleMode.spin
     /// Publish to this queue and keep it; `nil`: queues of its own.
     package var keptQueue: String?
 
@@ -78,7 +79,7 @@ package struct Workload {
     }
 
     package func run() throws(LoadError) -> LoadReport {
-        let longSlice = try OwnCore.take(cpu: cpu)
+        let longSlice = try OwnCore.take(cpu: cpu, idle: idle)
         let session = try LoadSession(address: server)
         defer { session.removeQueues() }
         return report(try measure(session), longSlice: longSlice)
@@ -149,6 +150,7 @@ package struct Workload {
         }
 
         driver.drainNanoseconds = drainNanoseconds
+        driver.idle = idle
         let result = driver.run(
             .interval(warmup: warmupNanoseconds, duration: durationNanoseconds)
         )
@@ -222,6 +224,7 @@ package struct Workload {
         }
         settings += OwnCore.settings(
             cpu: cpu,
+            idle: idle,
             longSlice: longSlice,
             busy: result.busyCycles,
             empty: result.emptyCycles
@@ -242,21 +245,29 @@ package struct Workload {
 
 /// What the driver's thread does to its core, and what it says of it.
 enum OwnCore {
-    static func take(cpu: Int?) throws(LoadError) -> Bool {
+    static func take(cpu: Int?, idle: IdleMode = .spin) throws(LoadError) -> Bool {
         if let cpu {
             do { try CoreControl.pin(cpu: cpu) } catch { throw .system(error) }
         }
-        return CoreControl.setLongSlice()
+        // Who sleeps is to run at once when something comes: a long slice would wait for its turn.
+        return idle == .spin && CoreControl.setLongSlice()
     }
 
     static func settings(
         cpu: Int?,
+        idle: IdleMode = .spin,
         longSlice: Bool,
         busy: UInt64,
         empty: UInt64
     ) -> [(String, JSON)] {
         [
-            ("driver", .string("one spinning thread, io_uring, sched_yield in empty cycles")),
+            (
+                "driver",
+                .string(
+                    idle == .spin
+                        ? "one spinning thread, io_uring, sched_yield in empty cycles"
+                        : "one thread, io_uring, asleep while nothing comes")
+            ),
             ("cpu", .optional(cpu)),
             ("long_slice", .bool(longSlice)),
             ("busy_cycles", .integer(Int(busy))),
