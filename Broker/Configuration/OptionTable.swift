@@ -157,6 +157,12 @@ package enum OptionTable {
             .seconds(1) ... .seconds(365 * 86_400),
             \.limits.scrubIntervalNanoseconds
         ),
+        duration(
+            "move-pause-max",
+            "for how long publishes to a partition that moves to another shard are held back, at most",
+            .milliseconds(1) ... .seconds(3600),
+            \.limits.moveFenceNanoseconds
+        ),
         count("files-max", "segment files that are open", 16...1_000_000, \.limits.filesMax),
         duration(
             "checkpoint-interval",

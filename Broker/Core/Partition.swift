@@ -12,6 +12,12 @@ public struct Partition {
     public let index: UInt32
     public let level: DurabilityLevel
     public var isDeleted = false
+    /// It goes to another shard, or came and is not placed here yet: its files are not removed.
+    public var isMoving = false
+    /// It is not placed here yet.
+    public var isArriving = false
+    /// Deleted here only.
+    public var keepsFiles = false
 
     /// Every offset below it meets the queue's durability level, and may be delivered: on one node
     /// the high watermark is the same.

@@ -76,7 +76,7 @@ extension DurableState {
     }
 
     /// Whether an image can be taken in: its queue is known, and it says nothing impossible.
-    func canAdopt(_ image: [UInt8]) -> Bool { (try? read(image)) != nil }
+    public func canAdopt(_ image: [UInt8]) -> Bool { (try? read(image)) != nil }
 
     /// Takes a partition in. One that is here already is replaced: what is here is older.
     ///
@@ -108,8 +108,16 @@ extension DurableState {
 
     /// Gives a partition up: it is another shard's. Nobody reads or writes it here any more.
     public mutating func release(partition id: UInt32) {
-        guard let index = unlink(partition: id) else { return }
-        producers.remove(partitions: [id])
+        guard let index = giveUp(partition: id) else { return }
         forget(partition: index)
+    }
+
+    /// The same, where it is `forget` later: somebody still reads or writes it.
+    ///
+    /// - Returns: its place.
+    public mutating func giveUp(partition id: UInt32) -> Int32? {
+        guard let index = unlink(partition: id) else { return nil }
+        producers.remove(partitions: [id])
+        return index
     }
 }

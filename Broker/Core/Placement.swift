@@ -40,7 +40,8 @@ public struct Placement {
         }
     }
 
-    static func colocation(_ labels: [Pair]) -> String? {
+    /// The value of the label; `nil` without it.
+    public static func colocation(_ labels: [Pair]) -> String? {
         labels.first { $0.name == colocateLabel }.map(\.value)
     }
 

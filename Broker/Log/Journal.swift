@@ -567,6 +567,12 @@ public struct StorageFaults: Sendable, Equatable {
     public var termUsedAgain = false
     /// A partition moves without what only its tail held.
     public var movedTailNotFlushed = false
+    /// Publishes and acks go on to the old owner while a partition moves.
+    public var moveNotFenced = false
+    /// A move is committed before the new owner's copy is durable.
+    public var adoptedBeforeDurable = false
+    /// The new owner does not learn where subscriptions stood.
+    public var movedReadersForgotten = false
 
     public init() {}
 }

@@ -268,6 +268,22 @@ public struct PartitionLog {
         return false
     }
 
+    /// True when no chunk waits to be written, or for its write.
+    public var isWritten: Bool { hasOnly(.written) }
+    /// True when all of the tail is in segments on stable storage.
+    public var isDurable: Bool { hasOnly(.durable) }
+
+    private func hasOnly(_ state: TailChunk.State) -> Bool {
+        var chunk = oldest
+        while let current = chunk {
+            chunk = current.pointee.next
+            // Room was made in it for a batch that was not taken.
+            let isEmpty = current.pointee.used == ChunkHeader.byteCount
+            if current.pointee.state.rawValue < state.rawValue, !isEmpty { return false }
+        }
+        return true
+    }
+
     /// The chunk that holds `offset`, which is in the tail.
     public func chunk(holding offset: UInt64) -> Chunk? {
         var chunk = oldest

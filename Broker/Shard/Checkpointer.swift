@@ -173,8 +173,10 @@ extension ShardMachine {
         for index in state.partitions.indices { stopAwaiting(state.partitions[index]) }
     }
 
-    private mutating func beginSyncs() {
-        checkpointer.syncs = writeBehind.rolled.compactMap { rolled in
+    /// What was written and is not synced, of one partition or of all; the caller syncs it.
+    mutating func takeSyncs(of only: Int32? = nil) -> [Checkpointer.Sync] {
+        let taken = writeBehind.rolled.filter { only == nil || $0.partition == only }
+        var syncs = taken.map { rolled in
             guard let index = state.index(ofPartition: rolled.partitionID) else {
                 // Deleted in between: close it, its file is removed.
                 return Checkpointer.Sync(
@@ -189,9 +191,9 @@ extension ShardMachine {
                 base: rolled.base, term: rolled.term, endOffset: segment?.endOffset ?? 0,
                 bytes: segment?.bytes ?? 0, batchBytes: segment?.batchBytes ?? 0, closes: true)
         }
-        writeBehind.rolled = []
-        writeBehind.unsyncedBytes = 0
-        for place in 0..<state.partitions.limit {
+        writeBehind.rolled.removeAll { only == nil || $0.partition == only }
+        let places = only.map { Int($0)..<Int($0) + 1 } ?? 0..<state.partitions.limit
+        for place in places {
             let index = Int32(place)
             guard state.partitions.contains(index) else { continue }
             let partition = state.partitions[index]
@@ -201,7 +203,7 @@ extension ShardMachine {
             else { continue }
             // What is in flight now is synced by the next checkpoint.
             partition.pointee.file.isUnsynced = partition.pointee.file.writesInFlight > 0
-            checkpointer.syncs.append(
+            syncs.append(
                 Checkpointer.Sync(
                     partition: index, partitionID: partition.pointee.id,
                     slot: partition.pointee.file.slot, base: segment.baseOffset,
@@ -210,6 +212,12 @@ extension ShardMachine {
             // Until this one is done, nothing closes the file.
             partition.pointee.file.writesInFlight += 1
         }
+        return syncs
+    }
+
+    private mutating func beginSyncs() {
+        checkpointer.syncs = takeSyncs()
+        writeBehind.unsyncedBytes = 0
         checkpointer.syncsLeft = checkpointer.syncs.count
         checkpointer.syncing = []
         checkpointer.enter(.syncing)
@@ -221,8 +229,8 @@ extension ShardMachine {
         if checkpointer.syncsLeft == 0 { syncSegmentNames() }
     }
 
-    /// A segment is on stable storage up to what the sync covered.
-    private mutating func synced(_ sync: Checkpointer.Sync) {
+    /// A segment is on stable storage up to what a sync covered.
+    mutating func synced(_ sync: Checkpointer.Sync) {
         if sync.closes { writeBehind.closes.append(sync.slot) }
         guard sync.partition >= 0, state.partitions.contains(sync.partition),
             state.partitions[sync.partition].pointee.id == sync.partitionID

@@ -235,6 +235,7 @@ extension ShardMachine {
         case .queueDescribe: return queueDescribe(request)
         case .queueList: return queueList(request)
         case .queuePurge: return queuePurge(request)
+        case .queueMove: return queueMove(request)
         case .producerOpen: return producerOpen(request)
         case .subscribe: return subscribe(request)
         case .unsubscribe: return unsubscribe(request)
@@ -253,7 +254,7 @@ extension ShardMachine {
     /// not shown.
     private func isAnswered(afterFailure opcode: Opcode) -> Bool {
         switch opcode {
-        case .queueCreate, .queueAlter, .queueDelete, .queuePurge, .producerOpen: false
+        case .queueCreate, .queueAlter, .queueDelete, .queuePurge, .queueMove, .producerOpen: false
         case .queueDescribe, .queueList, .groupDescribe, .groupList, .subscribe:
             (lastChangeGroup ?? 0) < journal.durableGroup
         default: true

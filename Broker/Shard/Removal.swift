@@ -69,6 +69,14 @@ extension ShardMachine {
         trim(index)
     }
 
+    /// A reader that begins below the start, because it stood there before, is told.
+    mutating func skipRemoved(
+        _ reader: UnsafeMutablePointer<Reader>, _ partition: UnsafeMutablePointer<Partition>
+    ) {
+        let start = partition.pointee.log.startOffset
+        if reader.pointee.nextOffset < start { skip(reader, partition.pointee.id, to: start) }
+    }
+
     private mutating func skip(
         _ reader: UnsafeMutablePointer<Reader>, _ partition: UInt32, to start: UInt64
     ) {

@@ -46,7 +46,9 @@ extension ShardMachine {
     private mutating func retain(_ index: Int32) -> Bool {
         guard state.partitions.contains(index) else { return true }
         let partition = state.partitions[index]
-        guard !partition.pointee.isDeleted, partition.pointee.retention != .keepAll else {
+        guard !partition.pointee.isDeleted, !partition.pointee.isMoving,
+            partition.pointee.retention != .keepAll
+        else {
             return true
         }
         let time = retention.clock.time

@@ -63,6 +63,10 @@ package struct ShardLimits: Sendable, Equatable {
     package var helloNanoseconds: UInt64 = .seconds(10)
     /// A connection that is to close and takes nothing of what waits for it is closed after this.
     package var drainNanoseconds: UInt64 = .seconds(10)
+    /// What a partition that is to move is given to become ready for it.
+    package var movePrepareNanoseconds: UInt64 = .seconds(60)
+    /// For how long its publishes are held back at most before the move is given up.
+    package var moveFenceNanoseconds: UInt64 = .seconds(1)
     package var effectsMax = 4096
     package var diskMarks = DiskMarks()
     /// Room on the disk that is kept for what was accepted before it was full; 0: none.

@@ -64,7 +64,9 @@ package struct ShardMachine: ~Copyable {
     var hold = SpaceHold()
     var reserve = SpaceReserve()
     /// What `diskLevel` says, for publishes.
-    var refusesPublishes = false
+    var refusesPublishes = false { didSet { updateHold() } }
+    /// Publishes are looked at one by one: there is no room, or one partition is on its way elsewhere.
+    var holdsPublishes = false
     /// Control replies that wait for a group.
     struct DeferredReply {
         var group: UInt64
@@ -295,6 +297,7 @@ package struct ShardMachine: ~Copyable {
         case .cold: coldReadCompleted(token: token, result: result)
         case .coldOpen: coldOpenCompleted(token: token, result: result)
         case .reserve: reserveCompleted(token: token, result: result)
+        case .handOver: handOverCompleted(token: token, result: result)
         case .ignored: break
         }
     }
@@ -330,6 +333,7 @@ package struct ShardMachine: ~Copyable {
     private mutating func advancePeers() {
         takeOwnMessages()
         advanceBroadcasts()
+        if peers.isMoving { advanceMoves() }
         wakeBlockedUplinks()
         if !peers.toClose.isEmpty { closeOverflowed() }
     }
@@ -344,6 +348,7 @@ package struct ShardMachine: ~Copyable {
         emitWriteBehind(into: &effects)
         emitColdReads(into: &effects)
         emitCheckpoint(into: &effects)
+        emitHandOver(into: &effects)
         emitCloses(into: &effects)
     }
 
@@ -368,7 +373,7 @@ package struct ShardMachine: ~Copyable {
     }
 
     private var hasPendingStorage: Bool {
-        if !writeBehind.retries.isEmpty || !writeBehind.closes.isEmpty
+        if !writeBehind.retries.isEmpty || !writeBehind.closes.isEmpty || !peers.handOverRequests.isEmpty
             || checkpointer.hasRequests(limits, now: now.monotonic)
             || coldReader.hasWork(limits, hasFileSlots: !writeBehind.freeSlots.isEmpty)
         {
@@ -787,6 +792,7 @@ enum Token {
         case journalSync = 9
         case reserve = 10
         case coldOpen = 11
+        case handOver = 12
     }
     @inline(__always) static func make(_ kind: Kind, _ value: UInt64) -> UInt64 {
         UInt64(kind.rawValue) << 48 | value & 0xFFFF_FFFF_FFFF
@@ -823,6 +829,9 @@ struct Fifo<Element> {
         elements[head] = nil
         head = (head &+ 1) & (elements.count &- 1)
         count &-= 1
+    }
+    func contains(where isWanted: (Element) -> Bool) -> Bool {
+        elements.contains { $0.map(isWanted) ?? false }
     }
     mutating func updateFirst(_ body: (inout Element) -> Void) {
         guard var element = elements[head] else { return }

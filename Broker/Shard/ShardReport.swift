@@ -46,6 +46,10 @@ package struct ShardCounters: Sendable {
     package var removedSegments: UInt64 = 0
     /// Offsets that subscriptions would have got, had they not been removed.
     package var skippedRecords: UInt64 = 0
+    /// By shard 0.
+    package var partitionMoves: UInt64 = 0
+    package var movePauseNanoseconds: UInt64 = 0
+    package var movePauseNanosecondsMax: UInt64 = 0
     package var storageFailure: String?
     package var lastProducerScan = MonotonicTime.zero
 
@@ -67,6 +71,8 @@ package enum ShardEvent: Sendable, Equatable {
     /// An operation found no room; it is tried again.
     case spaceAwaited(String)
     case spaceFound
+    /// A partition moved to another shard, or did not.
+    case partitionMove(String)
 }
 
 /// Why a connection was closed.

@@ -622,12 +622,14 @@ extension ShardMachine {
             }
             if partition.pointee.file.slot >= 0 {
                 writeBehind.closes.append(partition.pointee.file.slot)
+            }
+            if partition.pointee.file.slot >= 0, !partition.pointee.keepsFiles {
                 checkpointer.removals.append(
                     .segment(
                         partition: partition.pointee.id,
                         baseOffset: partition.pointee.file.nextOffset, term: writeBehind.term))
             }
-            for segment in partition.pointee.log.segments {
+            for segment in partition.pointee.log.segments where !partition.pointee.keepsFiles {
                 checkpointer.removals.append(segment.file(partition: partition.pointee.id))
             }
             writeBehind.unlistDurable(partition: partition.pointee.id)

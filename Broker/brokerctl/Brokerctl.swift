@@ -48,7 +48,7 @@ struct Queue: ParsableCommand {
         CommandConfiguration(
             abstract: "Queues: named, partitioned logs of records.",
             subcommands: [
-                Create.self, List.self, Info.self, Alter.self, Purge.self, Remove.self,
+                Create.self, List.self, Info.self, Alter.self, Purge.self, Move.self, Remove.self,
                 Publish.self,
                 Consume.self,
             ]

@@ -10,6 +10,7 @@ public enum Opcode: UInt16, Sendable, CaseIterable {
     case queueDescribe = 0x0104
     case queueList = 0x0105
     case queuePurge = 0x0106
+    case queueMove = 0x0107
 
     case producerOpen = 0x0201
     case publish = 0x0202
@@ -37,7 +38,9 @@ public enum Opcode: UInt16, Sendable, CaseIterable {
     /// True for control requests that change what must survive.
     @inlinable public var changesState: Bool {
         switch self {
-        case .queueCreate, .queueAlter, .queueDelete, .queuePurge, .producerOpen, .subscribe: true
+        case .queueCreate, .queueAlter, .queueDelete, .queuePurge, .queueMove, .producerOpen,
+            .subscribe:
+            true
         case .hello, .ping, .goodbye, .queueDescribe, .queueList, .publish, .confirm, .unsubscribe,
             .credit, .deliver, .ack, .assignment, .ended, .skipped, .groupDescribe, .groupList,
             .serverDescribe, .shardList, .error:

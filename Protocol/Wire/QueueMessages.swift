@@ -252,6 +252,52 @@ public struct QueueInfo: WireMessage {
     }
 }
 
+/// Asks for a partition to live on another shard from now on.
+public struct QueueMoveRequest: WireMessage {
+    /// The partition's id.
+    public var partition: UInt32
+    public var shard: UInt16
+    public init(partition: UInt32, shard: UInt16) {
+        self.partition = partition
+        self.shard = shard
+    }
+    public func encode(into builder: inout ByteBuilder) {
+        builder.put(partition)
+        builder.put(shard)
+    }
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
+        partition = try parser.u32()
+        shard = try parser.u16()
+    }
+}
+
+/// The partition has moved.
+public struct QueueMoveReply: WireMessage {
+    public var partition: UInt32
+    public var from: UInt16
+    public var to: UInt16
+    /// How long nothing was published to it or acked in it, at most; 0 when it was there already.
+    public var pauseNanoseconds: UInt64
+    public init(partition: UInt32, from: UInt16, to: UInt16, pauseNanoseconds: UInt64) {
+        self.partition = partition
+        self.from = from
+        self.to = to
+        self.pauseNanoseconds = pauseNanoseconds
+    }
+    public func encode(into builder: inout ByteBuilder) {
+        builder.put(partition)
+        builder.put(from)
+        builder.put(to)
+        builder.put(pauseNanoseconds)
+    }
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
+        partition = try parser.u32()
+        from = try parser.u16()
+        to = try parser.u16()
+        pauseNanoseconds = try parser.u64()
+    }
+}
+
 public struct QueueListReply: WireMessage {
     public var queues: [QueueInfo]
     /// True when there are more behind the last one.

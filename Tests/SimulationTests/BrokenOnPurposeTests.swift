@@ -95,6 +95,20 @@ struct BrokenVariant: Sendable, CustomStringConvertible {
             name: "a partition's tail is not brought to a segment before it moves",
             scenario: .shardsMoveLevels
         ) { $0.movedTailNotFlushed = true },
+        BrokenVariant(
+            name: "what only the tail holds stays behind when a partition moves while serving",
+            scenario: .shardsMove
+        ) { $0.movedTailNotFlushed = true },
+        BrokenVariant(
+            name: "publishes go on to the old owner while a partition moves", scenario: .shardsMove
+        ) { $0.moveNotFenced = true },
+        BrokenVariant(
+            name: "a move counts before the new owner's copy is durable", scenario: .shardsMove
+        ) { $0.adoptedBeforeDurable = true },
+        BrokenVariant(
+            name: "the new owner does not learn where subscriptions stood",
+            scenario: .shardsMoveRead
+        ) { $0.movedReadersForgotten = true },
     ]
 }
 

@@ -9,7 +9,8 @@ internal import WireProtocol
 // whoever starts the broker may choose.
 extension Scenario {
     static let sharded: [Scenario] = [
-        shardsPublish, shardsControl, shardsGroups, shardsChanged, shardsMoveLevels,
+        shardsPublish, shardsControl, shardsGroups, shardsChanged, shardsMoveLevels, shardsMove,
+        shardsMoveRead,
     ]
 
     private static func shards(_ count: Int) -> SimulatedShard.Settings {
@@ -125,6 +126,67 @@ extension Scenario {
         }
         try runner.shard.retire()
         runner.shard.pass(milliseconds: 20)
+    }
+
+    static let shardsMove = Scenario(
+        name: "two shards: partitions move there and back while they are written",
+        settings: shards(2), changesShards: true
+    ) { runner in
+        let clients = try clients(runner)
+        let orders = runner.createQueue(clients[0], "orders", partitions: 2)
+        let ticks = runner.createQueue(clients[0], "ticks", partitions: 1, level: .memory)
+        let fills = runner.createQueue(clients[1], "fills", partitions: 1, level: .written)
+        let all = orders + ticks + fills
+        let producers = clients.compactMap { runner.openProducer($0) }
+        for round in 0..<6 {
+            let mover = clients[round % 2]
+            let moved = all[round % all.count]
+            for (client, producer) in zip(clients, producers) {
+                for partition in all { runner.publish(client, producer, partition, bytes: 300) }
+            }
+            runner.beginMove(mover, moved, to: UInt16((round / 2 + 1) % 2))
+            for _ in 0..<4 {
+                for (client, producer) in zip(clients, producers) {
+                    for partition in all { runner.publish(client, producer, partition) }
+                }
+                runner.shard.pass(milliseconds: 1)
+            }
+            settle(runner, clients, all)
+            if round % 3 == 2 { runner.shard.pass(milliseconds: 60) }
+        }
+        try requireMoves(3, clients)
+    }
+
+    /// The story is of moves: some of them must have come to their end.
+    private static func requireMoves(_ count: Int, _ clients: [SimulatedClient]) throws {
+        let done = clients.flatMap(\.replies.values).filter {
+            $0.header.opcode == Opcode.queueMove.rawValue && $0.header.status == 0
+        }.count
+        if done < count { throw Violation("only \(done) partitions moved") }
+    }
+
+    static let shardsMoveRead = Scenario(
+        name: "three shards: partitions move under groups and readers", settings: shards(3),
+        changesShards: true
+    ) { runner in
+        let clients = try clients(runner)
+        let queue = runner.createQueue(clients[0], "orders", partitions: 3)
+        guard let producer = runner.openProducer(clients[0]) else { return }
+        _ = clients[1].subscribe("orders", group: "desk", stream: 1)
+        _ = clients[2].subscribe("orders", stream: 2)
+        for round in 0..<4 {
+            for partition in queue { runner.publish(clients[0], producer, partition, records: 2) }
+            runner.beginMove(clients[round % 3], queue[round % 3], to: UInt16((round + 2) % 3))
+            settle(runner, clients, queue)
+            runner.shard.pass(milliseconds: 20)
+            runner.note(clients[1])
+            for partition in queue {
+                runner.ack(
+                    clients[1], queue: "orders", group: "desk", stream: 1, partition: partition,
+                    offset: UInt64(round * 2 + 1))
+            }
+        }
+        try requireMoves(3, clients)
     }
 
     static let shardsMoveLevels = Scenario(

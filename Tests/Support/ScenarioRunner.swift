@@ -167,6 +167,11 @@ package final class ScenarioRunner {
         }
     }
 
+    /// Asks for a partition to move, and does not wait for it.
+    package func beginMove(_ client: SimulatedClient, _ partition: UInt32, to shard: UInt16) {
+        client.request(.queueMove, QueueMoveRequest(partition: partition, shard: shard))
+    }
+
     package func deleteQueue(_ client: SimulatedClient, _ name: String) {
         history.queues[name]?.deletionAsked = true
         if client.ask(.queueDelete, QueueNameRequest(name: name), reply: Empty.self) != nil {

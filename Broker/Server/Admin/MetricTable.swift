@@ -370,6 +370,15 @@ package enum MetricTable {
         counter("scrub_errors_total", "Segments that the check could not read.") {
             $0.scrubErrors
         },
+        counter("partition_moves_total", "Partitions that went to another shard.") {
+            $0.partitionMoves
+        },
+        counter(
+            "partition_move_pause_seconds_total",
+            "Time for which publishes to partitions that moved were held back.", unit: .seconds
+        ) {
+            $0.movePauseNanoseconds
+        },
         counter("damaged_ranges_total", "Ranges of segments that were found damaged.") {
             $0.damagedRanges
         },

@@ -148,6 +148,8 @@ extension ShardEvent {
             (level == .ok ? .notice : .warning, "disk-\(level.name)", what, [:])
         case .spaceAwaited(let what):
             (.error, "disk-full", "waiting for room on the disk: \(what)", [:])
+        case .partitionMove(let what):
+            (.notice, "partition-move", what, [:])
         case .spaceFound:
             (.notice, "disk-room", "the disk has room again: what waited is written", [:])
         case .clockStepped(let what):

@@ -19,7 +19,7 @@ extension ShardMachine {
         }
         let status = BatchHeader.check(batch, count: batchBytes)
         guard status == .ok, header.argument == 0, tlvBytes == 0, stage == .ready, !hasFailed,
-            !refusesPublishes
+            !holdsPublishes
         else {
             return publishSpecial(
                 connectionIndex, connection, header, frame, batchStatus: status)
@@ -56,11 +56,12 @@ extension ShardMachine {
                 connectionIndex, header, .storageFailed,
                 "this shard stopped confirming: \(failure)")
         }
+        let request = Request(
+            connection: connectionIndex, header: header,
+            body: UnsafeRawBufferPointer(start: nil, count: 0))
+        if let fenced = fenced(request, partition: header.stream) { return fenced }
         if refusesPublishes {
-            return refuseForSpace(
-                Request(
-                    connection: connectionIndex, header: header,
-                    body: UnsafeRawBufferPointer(start: nil, count: 0)))
+            return refuseForSpace(request)
         }
         if header.argument != 0, isPastDeadline(connection, header) {
             return refusePublish(

@@ -23,6 +23,12 @@ extension ShardMachine {
             return refused
         }
         for id in queue.partitions where isAll || id == purge.partition {
+            if let place = state.index(ofPartition: id), state.partitions[place].pointee.isMoving {
+                return refuse(
+                    request, .busy, "partition \(id) is on its way to another shard; try again")
+            }
+        }
+        for id in queue.partitions where isAll || id == purge.partition {
             guard let place = state.index(ofPartition: id) else { continue }
             let partition = state.partitions[place]
             let start = min(purge.before, partition.pointee.committed)

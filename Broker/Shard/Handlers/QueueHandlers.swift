@@ -70,6 +70,7 @@ extension ShardMachine {
             return refuse(
                 request, .changeNotOffered, "the durability level of a queue does not change")
         }
+        guard !isHeldByMove(queue: queue.id) else { return .park }
         queue.merge(labels: alter.labels)
         queue.retention = queue.retention.changed(by: alter.retention)
         guard queue.retention.isValid else {
@@ -92,7 +93,7 @@ extension ShardMachine {
         guard let queue = state.queue(named: delete.name) else {
             return refuse(request, .queueNotFound, "no queue \(delete.name)")
         }
-        guard remove(queue) else { return .park }
+        guard !isHeldByMove(queue: queue.id), remove(queue) else { return .park }
         guard peers.isAlone else {
             return broadcast(request, .queueDeleted(queue.id), .done([]))
         }
@@ -174,7 +175,9 @@ extension ShardMachine {
         var records: UInt64 = 0
         var bytes: UInt64 = 0
         for id in queue.partitions {
-            guard let index = state.index(ofPartition: id) else { continue }
+            guard let index = state.index(ofPartition: id),
+                withPartitions || !state.partitions[index].pointee.isArriving
+            else { continue }
             let partition = state.partitions[index]
             let kept = partition.pointee.records
             records &+= kept

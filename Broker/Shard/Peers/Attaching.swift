@@ -62,14 +62,16 @@ extension ShardMachine {
         for place in places where reader(subscription: index, partition: place) == nil {
             guard attach.group == 0 || fence(attach, place, for: index) else { continue }
             let partition = state.partitions[place]
+            let left = attach.places.first { $0.partition == partition.pointee.id }
             let from =
-                attach.group == 0
+                left.map { (offset: $0.nextOffset, notBefore: $0.notBefore) }
+                ?? (attach.group == 0
                 ? start(attach.start, partition)
                 : (
                     offset: state.cursor(
                         group: attach.group, index: Int(partition.pointee.index)) ?? 0,
                     notBefore: 0
-                )
+                ))
             guard
                 addReader(
                     subscription: index, partition: place, offset: from.offset,
@@ -80,6 +82,9 @@ extension ShardMachine {
                     AttachReply(
                         round: attach.round, status: .limitReached,
                         message: "a shard holds no more readers"))
+            }
+            if left != nil, let added = reader(subscription: index, partition: place) {
+                skipRemoved(added, partition)
             }
         }
         let outcome = reply(
@@ -141,6 +146,7 @@ extension ShardMachine {
             return joinRefused(
                 request, .storageFailed, "this shard stopped confirming: \(failure)")
         }
+        guard !isHeldByMove(queue: queue.id) else { return .park }
         let id = state.nextGroup
         let begin = GroupBegin(
             id: id, queue: queue.id, name: subscribe.group, start: subscribe.start)

@@ -50,6 +50,7 @@ extension ShardMachine {
                 next += 1
             }
             peers.broadcasts.removeFirst()
+            placementIsDurable(broadcast.gathering)
         }
     }
 
@@ -68,11 +69,23 @@ extension ShardMachine {
             return reply(request, Empty())
         case .queueCreated(let queue), .queueAltered(let queue):
             guard change(decoded) else { return .park }
+            placementChanged(queue: queue.id)
             return reply(request, info(of: queue, withPartitions: true))
         default:
             guard change(decoded) else { return .park }
             return reply(request, Empty())
         }
+    }
+
+    /// A shard that failed is still told where partitions are: what it forwards, others store.
+    mutating func placeUnjournalled(_ request: Request) {
+        guard let base = request.body.baseAddress, request.body.count >= 1,
+            let kind = JournalEntryKind(rawValue: base.u8(0)),
+            case .queueAltered(let queue)? = try? StateChange(
+                kind: kind, payload: UnsafeRawBufferPointer(rebasing: request.body[1...]))
+        else { return }
+        state.apply(.queueAltered(queue))
+        placementChanged(queue: queue.id)
     }
 
     // MARK: producers

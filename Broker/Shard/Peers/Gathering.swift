@@ -37,6 +37,8 @@ struct Gathering {
         /// A group came into being; its member goes on.
         case groupBegun(subscribe: [UInt8])
         case idleProducers([UInt64])
+        /// A step of a partition's move.
+        case move
     }
 }
 
@@ -124,6 +126,7 @@ extension ShardMachine {
         if case .idleProducers(let candidates) = gathering.purpose {
             return expire(candidates, gathering)
         }
+        if case .move = gathering.purpose { return moveAnswered(number, gathering) }
         if let (status, body) = gathering.refusal {
             return answer(
                 gathering,
@@ -152,7 +155,7 @@ extension ShardMachine {
         case .groups(let limit): body = mergedGroups(gathering, limit)
         case .server: body = mergedServer(gathering)
         case .shards: body = mergedShards(gathering)
-        case .groupBegun, .idleProducers: return
+        case .groupBegun, .idleProducers, .move: return
         }
         let header = FrameHeader(
             opcode: Opcode(rawValue: gathering.header.opcode) ?? .error,
@@ -188,9 +191,15 @@ extension ShardMachine {
         var parts = decoded(gathering, QueueInfo.self)
         if let own { parts.append(own) }
         guard var whole = parts.first else { return nil }
-        whole.partitions = parts.flatMap(\.partitions).sorted { $0.index < $1.index }
-        whole.records = parts.reduce(0) { $0 &+ $1.records }
-        whole.bytes = parts.reduce(0) { $0 &+ $1.bytes }
+        // A partition that is moving right now may be with both: the later word counts.
+        var known: [UInt32: PartitionInfo] = [:]
+        for part in parts.flatMap(\.partitions)
+        where part.endOffset >= known[part.id]?.endOffset ?? 0 {
+            known[part.id] = part
+        }
+        whole.partitions = known.values.sorted { $0.index < $1.index }
+        whole.records = whole.partitions.reduce(0) { $0 &+ $1.records }
+        whole.bytes = whole.partitions.reduce(0) { $0 &+ $1.bytes }
         return whole
     }
 

@@ -13,9 +13,21 @@ enum PeerOpcode: UInt16 {
     case groupBegin = 0x0704
     /// Shard 0 to the others: which of these producers are idle?
     case idleProducers = 0x0705
+    // A partition goes to another shard (`PartitionMove`). Shard 0 to all:
+    case moveFence = 0x0706
+    /// Shard 0 to the owner: make ready to give it up, or give it up.
+    case moveHandOver = 0x0707
+    /// Shard 0 to the shard that gets it.
+    case moveAdopt = 0x0708
+    /// Shard 0 to all: it stays where it is.
+    case moveEnd = 0x0709
+    /// The owner that gave it up to a front: where a subscription stood.
+    case readerMoved = 0x070A
 
     /// True for what is between a front and those who serve its subscriptions.
-    var isOfSubscriptions: Bool { self == .groupJoin || self == .groupAttach }
+    var isOfSubscriptions: Bool {
+        self == .groupJoin || self == .groupAttach || self == .readerMoved
+    }
 
     func frame(correlation: UInt64 = 0, stream: UInt32 = 0, body: [UInt8]) -> [UInt8] {
         var header = FrameHeader(opcode: .ping, correlation: correlation, stream: stream)
@@ -38,11 +50,17 @@ extension ShardMachine {
         case .groupAttach: return groupAttach(request)
         case .changeApply, .groupBegin:
             if let failure = counters.storageFailure {
+                if opcode == .changeApply { placeUnjournalled(request) }
                 return refuse(
                     request, .storageFailed, "a shard stopped confirming: \(failure)")
             }
             return opcode == .changeApply ? changeApply(request) : groupBegin(request)
         case .idleProducers: return idleProducers(request)
+        case .moveFence: return moveFence(request)
+        case .moveHandOver: return moveHandOver(request)
+        case .moveAdopt: return moveAdopt(request)
+        case .moveEnd: return moveEnd(request)
+        case .readerMoved: return refuse(request, .unknownOpcode, "not a request")
         }
     }
 }

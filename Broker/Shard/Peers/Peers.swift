@@ -34,6 +34,8 @@ package struct Uplink {
     /// Frames of the front's own making that found no room.
     var later: [[UInt8]] = []
     package var takenBytes: UInt64 = 0
+    /// What was put in when a fence came.
+    var drainsTo: UInt64 = 0
 
     package init(shard: UInt16, connection: Int32) {
         self.shard = shard
@@ -72,6 +74,15 @@ package struct Peers: ~Copyable {
     var broadcasts = Fifo<Broadcast>(capacity: 16)
     /// By group and partition: the latest generation that attached a reader here.
     var attachedGenerations: [UInt64: UInt64] = [:]
+    // A partition that moves: what shard 0 has of it, fronts and owners.
+    var move: PartitionMove?
+    var fence: PartitionFence?
+    var handOver: HandOver?
+    var handOverSyncs: [Checkpointer.Sync?] = []
+    var handOverRequests: [StorageRequest] = []
+    var syncsNames = false
+    /// How often a placement changed.
+    var placementChanges: UInt64 = 0
     // The start:
     var turn: StartTurn
     var othersCheckpointed = 0
@@ -90,6 +101,10 @@ package struct Peers: ~Copyable {
         outgoing = (0..<lanes).map { _ in Fifo(capacity: 16) }
         room = Array(repeating: 0, count: lanes)
     }
+
+    /// Publishes to one partition are held back here.
+    package var isFenced: Bool { fence != nil }
+    package var isMoving: Bool { move != nil || fence?.request != nil || handOver != nil }
 
     /// True when there is no other shard: then nothing in here is ever used.
     @inline(__always) package var isAlone: Bool { count == 1 }

@@ -13,6 +13,8 @@ internal import WireProtocol
 //  - A change of the set (`round`): the front says each owner its partitions, and tells the client when all
 //    have answered. Deliveries of a partition that is on its way in are held until then; those of one that
 //    is on its way out are dropped, for its next reader gets them again.
+//  - A partition that moves to another shard: its owner says where the subscription stood, and the front
+//    attaches it there, in a round that the client hears nothing of.
 
 /// A client's subscription as its front has it.
 package struct RoutedSubscription {
@@ -54,6 +56,17 @@ package struct RoutedSubscription {
     var generation: UInt64 = 0
     var round: UInt32 = 0
     var awaited = 0
+    /// By partition: the shard that reads it for this subscription.
+    var owners: [UInt32: UInt16] = [:]
+    /// By partition that went elsewhere: where it goes on.
+    var places: [UInt32: ReaderPlace] = [:]
+    /// An owner did not have a partition any more; how often placements had changed when it was asked.
+    var isIncomplete = false
+    var placementChanges: UInt64 = 0
+    /// A round is to follow.
+    var isOutdated = false
+    /// The client knows what this round brings, or was told.
+    var isQuiet = false
     var collected: [AssignedPartition] = []
     var refusal: (status: StatusCode, message: String)?
     /// The client's subscribe, which is answered when the round is over.
@@ -77,88 +90,6 @@ package struct RoutedSubscription {
 
     /// Bytes that an owner may be ahead of the client's credit.
     static let windowBytes: UInt64 = 256 << 10
-}
-
-/// The front tells an owner which partitions a subscription reads there.
-struct AttachRequest: WireMessage {
-    var round: UInt32
-    /// The subscription ends.
-    var leaves: Bool
-    var queue: UInt32
-    var group: UInt32
-    var generation: UInt64
-    var start: StartPosition
-    var partitions: [UInt32]
-
-    init(
-        round: UInt32, leaves: Bool, queue: UInt32, group: UInt32, generation: UInt64,
-        start: StartPosition, partitions: [UInt32]
-    ) {
-        self.round = round
-        self.leaves = leaves
-        self.queue = queue
-        self.group = group
-        self.generation = generation
-        self.start = start
-        self.partitions = partitions
-    }
-    func encode(into builder: inout ByteBuilder) {
-        builder.put(round)
-        builder.put(leaves)
-        builder.put(queue)
-        builder.put(group)
-        builder.put(generation)
-        // The start, as a subscribe says it.
-        SubscribeRequest(queue: "", start: start, creditRecords: 0, creditBytes: 0)
-            .encode(into: &builder)
-        builder.put(UInt32(partitions.count))
-        for partition in partitions { builder.put(partition) }
-    }
-    init(from parser: inout ByteParser) throws(ByteParserError) {
-        round = try parser.u32()
-        leaves = try parser.bool()
-        queue = try parser.u32()
-        group = try parser.u32()
-        generation = try parser.u64()
-        start = try SubscribeRequest(from: &parser).start
-        partitions = []
-        for _ in 0..<(try parser.count(itemBytesMin: 4)) { partitions.append(try parser.u32()) }
-    }
-}
-
-/// An owner's answer, or shard 0's to one who joins a group: never an error frame, which could be taken
-/// for the answer to a publish of the same client.
-struct AttachReply: WireMessage {
-    var round: UInt32
-    var status: UInt16
-    var message: String
-    var group: UInt32
-    var assignment: Assignment
-
-    init(
-        round: UInt32, status: StatusCode = .ok, message: String = "", group: UInt32 = 0,
-        assignment: Assignment = Assignment(generation: 0, partitions: [])
-    ) {
-        self.round = round
-        self.status = status.rawValue
-        self.message = message
-        self.group = group
-        self.assignment = assignment
-    }
-    func encode(into builder: inout ByteBuilder) {
-        builder.put(round)
-        builder.put(status)
-        builder.put(message)
-        builder.put(group)
-        assignment.encode(into: &builder)
-    }
-    init(from parser: inout ByteParser) throws(ByteParserError) {
-        round = try parser.u32()
-        status = try parser.u16()
-        message = try parser.string()
-        group = try parser.u32()
-        assignment = try Assignment(from: &parser)
-    }
 }
 
 // MARK: the front's side
@@ -205,8 +136,9 @@ extension ShardMachine {
     }
 
     /// Tells every owner what the subscription reads there.
-    private mutating func beginRound(
-        _ index: Int32, _ partitions: [UInt32], generation: UInt64, leaves: Bool = false
+    mutating func beginRound(
+        _ index: Int32, _ partitions: [UInt32], generation: UInt64, leaves: Bool = false,
+        isQuiet: Bool = false
     ) {
         let routed = peers.routed[index]
         var byShard: [UInt16: [UInt32]] = [:]
@@ -214,7 +146,10 @@ extension ShardMachine {
         // Its place in the group is with shard 0.
         if leaves, routed.pointee.group != 0 { byShard[0] = [] }
         for partition in partitions {
-            guard let shard = state.placement(ofPartition: partition) else { continue }
+            guard
+                let shard = routed.pointee.owners[partition]
+                    ?? state.placement(ofPartition: partition)
+            else { continue }
             byShard[shard, default: []].append(partition)
         }
         for shard in byShard.keys.sorted()
@@ -225,6 +160,12 @@ extension ShardMachine {
         routed.pointee.reads.formIntersection(routed.pointee.comes)
         let comes = routed.pointee.comes
         routed.pointee.held.removeAll { !comes.contains($0.partition) }
+        routed.pointee.owners = routed.pointee.owners.filter { comes.contains($0.key) }
+        routed.pointee.places = routed.pointee.places.filter { comes.contains($0.key) }
+        routed.pointee.isQuiet = isQuiet
+        routed.pointee.isOutdated = false
+        routed.pointee.isIncomplete = false
+        routed.pointee.placementChanges = peers.placementChanges
         routed.pointee.generation = generation
         routed.pointee.round &+= 1
         routed.pointee.collected = []
@@ -234,7 +175,7 @@ extension ShardMachine {
             let attach = AttachRequest(
                 round: routed.pointee.round, leaves: leaves, queue: routed.pointee.queue,
                 group: routed.pointee.group, generation: generation, start: routed.pointee.start,
-                partitions: wanted)
+                partitions: wanted, places: wanted.compactMap { routed.pointee.places[$0] })
             putLater(
                 PeerOpcode.groupAttach.frame(stream: routed.pointee.id, body: attach.encoded),
                 of: routed.pointee.connection, to: shard)
@@ -250,7 +191,7 @@ extension ShardMachine {
         guard let index = routedSubscription(connection, id: header.stream) else { return }
         let routed = peers.routed[index]
         if let opcode = PeerOpcode(rawValue: header.opcode) {
-            return answered(index, routed, opcode, body)
+            return answered(index, routed, opcode, body, from: shard)
         }
         guard routed.pointee.ending == nil else { return }
         switch Opcode(rawValue: header.opcode) {
@@ -271,8 +212,12 @@ extension ShardMachine {
 
     private mutating func answered(
         _ index: Int32, _ routed: UnsafeMutablePointer<RoutedSubscription>, _ opcode: PeerOpcode,
-        _ body: UnsafeRawBufferPointer
+        _ body: UnsafeRawBufferPointer, from shard: UInt16
     ) {
+        if opcode == .readerMoved {
+            if let place = try? ReaderPlace(body: body) { moved(index, place, from: shard) }
+            return
+        }
         guard let answer = try? AttachReply(body: body) else { return }
         let status = StatusCode(rawValue: answer.status) ?? .ok
         switch opcode {
@@ -291,10 +236,15 @@ extension ShardMachine {
         case .groupAttach:
             guard answer.round == routed.pointee.round else { return }
             if status != .ok { routed.pointee.refusal = (status, answer.message) }
-            routed.pointee.collected += answer.assignment.partitions
+            for attached in answer.assignment.partitions
+            where routed.pointee.comes.contains(attached.partition) {
+                routed.pointee.collected.append(attached)
+                routed.pointee.owners[attached.partition] = shard
+                routed.pointee.places[attached.partition] = nil
+            }
             routed.pointee.awaited -= 1
             if routed.pointee.awaited == 0 { finishRound(index) }
-        case .changeApply, .groupBegin, .idleProducers: return
+        default: return
         }
     }
 
@@ -343,6 +293,13 @@ extension ShardMachine {
                     correlation: request.correlation, stream: request.stream, status: status
                 ).frame(body: refusal.encoded))
         }
+        let attached = Set(routed.pointee.collected.map(\.partition))
+        let missing = routed.pointee.comes.subtracting(attached)
+        if routed.pointee.isOutdated || !missing.isEmpty {
+            for partition in missing { routed.pointee.owners[partition] = nil }
+            routed.pointee.isIncomplete = !missing.isEmpty
+            return continueRound(index)
+        }
         routed.pointee.reads = routed.pointee.comes
         let assignment = Assignment(
             generation: routed.pointee.generation,
@@ -354,14 +311,76 @@ extension ShardMachine {
                     opcode: .subscribe, flags: FrameHeader.replyFlag,
                     correlation: request.correlation, stream: request.stream
                 ).frame(body: assignment.encoded), to: connection)
-        } else {
+        } else if !routed.pointee.isQuiet {
             tell(
                 FrameHeader(
                     opcode: .assignment, flags: FrameHeader.pushFlag, stream: routed.pointee.id
                 ).frame(body: assignment.encoded), to: connection)
         }
+        routed.pointee.isQuiet = true
         deliverHeld(index)
         grant(index)
+    }
+
+    /// A partition went to another shard, and was delivered up to there.
+    private mutating func moved(_ index: Int32, _ place: ReaderPlace, from shard: UInt16) {
+        let routed = peers.routed[index]
+        guard routed.pointee.comes.contains(place.partition) else { return }
+        if routed.pointee.owners[place.partition] == shard {
+            routed.pointee.owners[place.partition] = nil
+        }
+        routed.pointee.places[place.partition] = place
+        routed.pointee.isOutdated = true
+        continueRound(index)
+    }
+
+    /// Attaches what is attached nowhere, when this round is over and there is news of where it is.
+    mutating func continueRound(_ index: Int32) {
+        let routed = peers.routed[index]
+        guard routed.pointee.ending == nil, !routed.pointee.isJoining,
+            routed.pointee.awaited == 0,
+            routed.pointee.isOutdated
+                || (routed.pointee.isIncomplete
+                    && routed.pointee.placementChanges != peers.placementChanges)
+        else { return }
+        beginRound(
+            index, routed.pointee.comes.sorted(), generation: routed.pointee.generation,
+            isQuiet: routed.pointee.isQuiet)
+    }
+
+    /// A subscription of a client of this shard that this shard can't serve alone any more.
+    mutating func becomeRouted(_ subscription: Int32) {
+        let local = subscriptions[subscription]
+        let connection = local.pointee.connection
+        var places: [ReaderPlace] = []
+        var at = local.pointee.firstReader
+        while at >= 0 {
+            let reader = readers[at]
+            places.append(
+                ReaderPlace(
+                    partition: state.partitions[reader.pointee.partition].pointee.id,
+                    nextOffset: reader.pointee.nextOffset, notBefore: reader.pointee.notBefore))
+            at = reader.pointee.nextInSubscription
+        }
+        var routed = RoutedSubscription(
+            id: local.pointee.id, connection: connection, queue: local.pointee.queue,
+            creditRecords: local.pointee.creditRecords, creditBytes: local.pointee.creditBytes)
+        routed.deliveredRecords = local.pointee.deliveredRecords
+        routed.deliveredBytes = local.pointee.deliveredBytes
+        routed.reads = Set(places.map(\.partition))
+        for place in places { routed.places[place.partition] = place }
+        guard let index = peers.routed.insert(routed) else {
+            endings.append(
+                Ending(
+                    subscription: subscription, status: .limitReached,
+                    message: "a partition moved, and the server holds no more subscriptions"))
+            return endSubscriptions()
+        }
+        dropSubscription(subscription)
+        peers.routed[index].pointee.nextInConnection = connections[connection].pointee.firstRouted
+        connections[connection].pointee.firstRouted = index
+        connections[connection].pointee.subscriptionCount += 1
+        beginRound(index, places.map(\.partition), generation: 0, isQuiet: true)
     }
 
     private mutating func tell(_ frame: [UInt8], to connection: Int32) {

@@ -13,7 +13,7 @@ extension ShardMachine {
         let everybody = (0..<UInt16(peers.count)).map { $0 }
         let body = [UInt8](request.body)
         switch opcode {
-        case .queueCreate, .queueAlter, .queueDelete, .producerOpen:
+        case .queueCreate, .queueAlter, .queueDelete, .queueMove, .producerOpen:
             guard peers.own != 0 else { return nil }
             return gather(request, body: body, from: [0], .pass)
         case .queueDescribe:
@@ -106,6 +106,7 @@ extension ShardMachine {
         guard routedSubscription(request.connection, id: request.header.stream) != nil,
             let ack = try? Ack(body: request.body)
         else { return nil }
+        if let fenced = fenced(request, partition: ack.partition) { return fenced }
         guard let shard = state.placement(ofPartition: ack.partition) else {
             return refuse(
                 request, .notAssigned,
@@ -123,6 +124,7 @@ extension ShardMachine {
     ) -> Outcome {
         let request = Request(
             connection: index, header: header, body: UnsafeRawBufferPointer(start: nil, count: 0))
+        if let fenced = fenced(request, partition: header.stream) { return fenced }
         guard let shard = state.placement(ofPartition: header.stream), shard != peers.own else {
             return refuse(request, .partitionNotFound, "no partition \(header.stream)")
         }

@@ -75,6 +75,16 @@ enum QueueRows {
         return rows
     }
 
+    static func report(_ moved: QueueMoveReply, named name: String) -> Report {
+        Report(facts: [
+            (.init("partition"), .text(name)),
+            (.init("id"), .count(UInt64(moved.partition))),
+            (.init("from_shard", "FROM"), .count(UInt64(moved.from))),
+            (.init("shard", "SHARD"), .count(UInt64(moved.to))),
+            (.init("pause_nanoseconds", "HELD BACK"), .duration(moved.pauseNanoseconds)),
+        ])
+    }
+
     static func report(_ queue: QueueInfo) -> Report {
         Report(facts: facts(queue), rowsKey: "partitions", rows: partitions(queue))
     }

@@ -116,6 +116,12 @@ private func receive(_ opcode: Opcode, isRequest: Bool, _ body: UnsafeRawBufferP
             roundTrip(QueueInfo.self, body)
         }
     case .queueAlter: roundTrip(QueueAlterRequest.self, body)
+    case .queueMove:
+        if isRequest {
+            roundTrip(QueueMoveRequest.self, body)
+        } else {
+            roundTrip(QueueMoveReply.self, body)
+        }
     case .queuePurge: roundTrip(QueuePurgeRequest.self, body)
     case .skipped: roundTrip(Skipped.self, body)
     case .queueDelete, .queueDescribe: roundTrip(QueueNameRequest.self, body)
