@@ -78,6 +78,7 @@ import Testing
             "--journal-staging", "16MiB", "--tail-memory", "1GB", "--segment-size", "64MiB",
             "--chunk-size", "128KiB", "--writes-behind-max", "5", "--cold-reads-max", "3",
             "--cold-read-memory", "64MiB", "--scrub-bandwidth", "1MiB", "--scrub-interval", "1h",
+            "--move-pause-max", "50ms",
             "--files-max", "100", "--checkpoint-interval", "1m", "--memory-flush-interval", "1s",
             "--frame-bytes-max", "2097152", "--connections-max", "7", "--send-buffer", "64KiB",
             "--send-memory", "2MiB", "--input-buffer", "4MiB", "--confirms-max", "9",
@@ -104,6 +105,7 @@ import Testing
         limits.coldBytesMax = 64 << 20
         limits.scrubBytesPerSecond = 1 << 20
         limits.scrubIntervalNanoseconds = 3_600_000_000_000
+        limits.moveFenceNanoseconds = 50_000_000
         limits.filesMax = 100
         limits.checkpointAfterNanoseconds = 60_000_000_000
         limits.memoryFlushNanoseconds = 1_000_000_000

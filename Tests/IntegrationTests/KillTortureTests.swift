@@ -144,7 +144,7 @@ import WireProtocol
         }
     }
 
-    @Test("so with several shards, and another number of them after each kill")
+    @Test("so with several shards, another number of them after each kill, and moves between")
     func killsOfShards() throws {
         let again = "again: MILLRACE_SEED=\(Self.seed) swift test -c release --filter Torture"
         do {
@@ -200,6 +200,8 @@ import WireProtocol
             producers.allSatisfy { $0.progress.confirmed > 0 }
         }
 
+        let mover = shards.count > 1 ? PartitionMover(broker.place, queues.map(\.name)) : nil
+        defer { mover?.stop() }
         var random = SeededRandom(seed: Self.seed)
         var recoveries: [Duration] = []
         for number in 1...Self.kills {
@@ -217,6 +219,10 @@ import WireProtocol
             recoveries.append(try broker.restart())
         }
 
+        if let moved = mover?.stop() {
+            print("torture: \(moved) partitions moved to another shard between the kills")
+            #expect(moved > 0, "\(again)")
+        }
         try wait("for confirms after the last kill", broker, queues) {
             producers.allSatisfy { $0.progress.inFlight < 32 * 16 }
         }

@@ -105,10 +105,6 @@ struct BrokenVariant: Sendable, CustomStringConvertible {
         BrokenVariant(
             name: "a move counts before the new owner's copy is durable", scenario: .shardsMove
         ) { $0.adoptedBeforeDurable = true },
-        BrokenVariant(
-            name: "the new owner does not learn where subscriptions stood",
-            scenario: .shardsMoveRead
-        ) { $0.movedReadersForgotten = true },
     ]
 }
 

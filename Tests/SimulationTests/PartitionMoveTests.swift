@@ -9,10 +9,11 @@ import WireProtocol
 /// A partition goes to another shard while it is in use.
 @Suite("Moving a partition")
 struct PartitionMoveTests {
-    private static func broker(_ shards: Int, mailbox: Int = 4, seed: UInt64 = 7) throws
-        -> (runner: ScenarioRunner, clients: [SimulatedClient])
-    {
+    private static func broker(
+        _ shards: Int, mailbox: Int = 4, seed: UInt64 = 7, faults: StorageFaults = StorageFaults()
+    ) throws -> (runner: ScenarioRunner, clients: [SimulatedClient]) {
         var settings = SimulatedShard.Settings()
+        settings.faults = faults
         settings.shards = shards
         settings.mailboxMessages = mailbox
         let runner = try ScenarioRunner(settings: settings, seed: seed)
@@ -50,6 +51,7 @@ struct PartitionMoveTests {
         let member = try #require(runner.connect("member", to: Int(seed) % 3))
         #expect(member.subscribe("orders", group: "desk", stream: 4) != nil)
         var sent = 0
+        var acks: [UInt64] = []
         for round in 1...6 {
             runner.beginMove(clients[round % 3], partition, to: UInt16(round % 3))
             for step in 0..<8 {
@@ -61,6 +63,13 @@ struct PartitionMoveTests {
             }
             runner.run {
                 for client in clients { runner.note(client) }
+                // At every moment of the move.
+                acks.append(
+                    member.request(
+                        .ack,
+                        Ack(
+                            partition: partition, epoch: 1,
+                            offset: UInt64(member.delivered.count)), stream: 4))
                 return Self.moves(clients).count == round
             }
             #expect(Self.moves(clients).count == round)
@@ -80,6 +89,7 @@ struct PartitionMoveTests {
         }
         runner.shard.pass(milliseconds: 30)
         #expect(runner.violation == nil)
+        #expect(acks.allSatisfy { member.status(of: $0) == .ok }, "of \(acks.count) acks")
         for client in clients + [member] {
             #expect(client.delivered.map(\.offset) == Array(0..<UInt64(sent)))
             #expect(client.badBatches == 0)
@@ -94,6 +104,25 @@ struct PartitionMoveTests {
         try runner.crash(.some)
         try #require(runner.start())
         try runner.history.check(try ReadBack(from: runner.shard))
+    }
+
+    @Test("readers go on where they stood; one that is forgotten gets records twice")
+    func forgotten() throws {
+        var faults = StorageFaults()
+        for isBroken in [false, true] {
+            faults.movedReadersForgotten = isBroken
+            let (runner, clients) = try Self.broker(2, faults: faults)
+            let queue = runner.createQueue(clients[0], "orders", partitions: 1)
+            let producer = try #require(runner.openProducer(clients[0]))
+            for client in clients { #expect(client.subscribe("orders", stream: 1) != nil) }
+            runner.publish(clients[0], producer, queue[0], records: 4)
+            runner.settle(clients[0], queue)
+            runner.beginMove(clients[0], queue[0], to: 1)
+            runner.run { !Self.moves(clients).isEmpty }
+            runner.shard.pass(milliseconds: 20)
+            // The one at the old owner becomes a subscription of its front, which knows by itself.
+            #expect(clients.map(\.delivered.count) == [4, isBroken ? 8 : 4])
+        }
     }
 
     @Test("publishes are held back while it moves, and for no longer")

@@ -440,6 +440,19 @@ extension GoldenFrame {
             QueueListReply(queues: [ticks(partitions: []), trades([])], more: false)
         ),
         GoldenFrame(
+            "queue-move-request",
+            .queueMove,
+            correlation: 21,
+            QueueMoveRequest(partition: 14, shard: 1)
+        ),
+        GoldenFrame(
+            "queue-move-reply",
+            .queueMove,
+            flags: reply,
+            correlation: 21,
+            QueueMoveReply(partition: 14, from: 0, to: 1, pauseNanoseconds: 2_750_000)
+        ),
+        GoldenFrame(
             "queue-purge-request",
             .queuePurge,
             correlation: 20,

@@ -85,6 +85,7 @@ extension ShardMachine {
         for partition in queue.partitions {
             let shard = state.placement(ofPartition: partition)
             if let fence = peers.fence, fence.partition == partition, fence.to == shard {
+                noteLeft(partition, from: fence.from)
                 liftFence()
             }
             guard let index = state.index(ofPartition: partition) else { continue }
@@ -99,6 +100,24 @@ extension ShardMachine {
         for index in peers.routed.indices where peers.routed[index].pointee.queue == id {
             continueRound(index)
         }
+    }
+
+    /// Subscriptions that read it at its old owner are about to hear from there.
+    private mutating func noteLeft(_ partition: UInt32, from shard: UInt16) {
+        for index in peers.routed.indices
+        where peers.routed[index].pointee.owners[partition] == shard {
+            peers.routed[index].pointee.left.insert(partition)
+        }
+    }
+
+    /// True for a partition that a subscription reads, and that no shard knows it to read now.
+    func isBetweenOwners(_ index: Int32, _ partition: UInt32) -> Bool {
+        let routed = peers.routed[index]
+        guard routed.pointee.ending == nil, routed.pointee.reads.contains(partition) else {
+            return false
+        }
+        return routed.pointee.left.contains(partition)
+            || routed.pointee.owners[partition] != state.placement(ofPartition: partition)
     }
 
     private mutating func liftFence() {

@@ -58,6 +58,8 @@ package struct RoutedSubscription {
     var awaited = 0
     /// By partition: the shard that reads it for this subscription.
     var owners: [UInt32: UInt16] = [:]
+    /// Partitions that went elsewhere; their owner has not said yet where the subscription stood.
+    var left: Set<UInt32> = []
     /// By partition that went elsewhere: where it goes on.
     var places: [UInt32: ReaderPlace] = [:]
     /// An owner did not have a partition any more; how often placements had changed when it was asked.
@@ -162,6 +164,7 @@ extension ShardMachine {
         routed.pointee.held.removeAll { !comes.contains($0.partition) }
         routed.pointee.owners = routed.pointee.owners.filter { comes.contains($0.key) }
         routed.pointee.places = routed.pointee.places.filter { comes.contains($0.key) }
+        routed.pointee.left.formIntersection(comes)
         routed.pointee.isQuiet = isQuiet
         routed.pointee.isOutdated = false
         routed.pointee.isIncomplete = false
@@ -242,6 +245,8 @@ extension ShardMachine {
                 routed.pointee.owners[attached.partition] = shard
                 routed.pointee.places[attached.partition] = nil
             }
+            // Acks may have waited for it.
+            wakesParked = true
             routed.pointee.awaited -= 1
             if routed.pointee.awaited == 0 { finishRound(index) }
         default: return
@@ -329,6 +334,7 @@ extension ShardMachine {
         if routed.pointee.owners[place.partition] == shard {
             routed.pointee.owners[place.partition] = nil
         }
+        routed.pointee.left.remove(place.partition)
         routed.pointee.places[place.partition] = place
         routed.pointee.isOutdated = true
         continueRound(index)

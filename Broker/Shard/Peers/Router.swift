@@ -103,10 +103,12 @@ extension ShardMachine {
 
     /// An ack goes to the owner of its partition, where the reader and the cursor are.
     private mutating func routeAck(_ request: Request, _ frame: UnsafeRawPointer) -> Outcome? {
-        guard routedSubscription(request.connection, id: request.header.stream) != nil,
+        guard let index = routedSubscription(request.connection, id: request.header.stream),
             let ack = try? Ack(body: request.body)
         else { return nil }
         if let fenced = fenced(request, partition: ack.partition) { return fenced }
+        // It reads on at another shard, which does not know it yet.
+        guard !isBetweenOwners(index, ack.partition) else { return .park }
         guard let shard = state.placement(ofPartition: ack.partition) else {
             return refuse(
                 request, .notAssigned,
