@@ -139,6 +139,18 @@ package enum OptionTable {
             \.limits.writesBehindMax
         ),
         count("cold-reads-max", "segment reads in flight", 1...1024, \.limits.coldReadsMax),
+        count(
+            "cold-reads-beside-max",
+            "the same while the journal is in use",
+            1...1024,
+            \.limits.coldReadsBesideMax
+        ),
+        size(
+            "cold-read-size",
+            "what one read of a segment asks for, in blocks of 4 KiB",
+            (32 << 10)...(1 << 20),
+            \.limits.coldPieceBytes
+        ),
         size(
             "cold-read-memory",
             "memory of all that consumers behind the tail read from segments",

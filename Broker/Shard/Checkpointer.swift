@@ -275,7 +275,8 @@ extension ShardMachine {
     }
 
     private mutating func takeSnapshot() {
-        guard journal.closeForSnapshot() else {
+        // A move syncs what it found; what this checkpoint did not has to be there as well.
+        guard peers.handOverSyncs.isEmpty, !peers.syncsNames, journal.closeForSnapshot() else {
             checkpointer.enter(.syncing)
             return
         }

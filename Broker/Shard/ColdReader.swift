@@ -59,6 +59,10 @@ package struct ColdReader {
     var turn: Int32?
     var ready: [Int32] = []
     var lastStallScan = MonotonicTime.zero
+    /// When the journal was last seen to wait for the disk.
+    var journalSeen = MonotonicTime.zero
+    /// What may still be delivered in this cycle.
+    var bytesLeft = 0
 
     init(limits: ShardLimits) {
         cache = ColdCache(
@@ -67,9 +71,15 @@ package struct ColdReader {
     }
 
     /// True when there is something to ask of the disk, or a reader to be tried.
-    func hasWork(_ limits: ShardLimits, hasFileSlots: Bool) -> Bool {
-        !opens.isEmpty || cache.canRead(inFlightMax: limits.coldReadsMax) || !ready.isEmpty
+    func hasWork(_ limits: ShardLimits, now: MonotonicTime, hasFileSlots: Bool) -> Bool {
+        !opens.isEmpty || cache.canRead(inFlightMax: inFlightMax(limits, now: now)) || !ready.isEmpty
             || (!fileless.isEmpty && hasFileSlots) || (!waiting.isEmpty && cache.hasRoom)
+    }
+
+    /// Reads that are under way when the journal's next write comes stand before it.
+    func inFlightMax(_ limits: ShardLimits, now: MonotonicTime) -> Int {
+        now.since(journalSeen) < ShardLimits.journalQuietNanoseconds
+            ? min(limits.coldReadsBesideMax, limits.coldReadsMax) : limits.coldReadsMax
     }
 
     mutating func forget(reader: Int32) {
@@ -116,8 +126,18 @@ extension ShardMachine {
             reader.pointee.cold.chunkBytes = 0
             return true
         }
+        guard coldReader.bytesLeft > 0 else {
+            // It goes on in the next cycle.
+            if !reader.pointee.isReadyForColdRead {
+                reader.pointee.isReadyForColdRead = true
+                coldReader.ready.append(index)
+            }
+            return false
+        }
         let taken = deliverRun(
-            reader, partition, subscription, connection, from: base + at, count: chunkEnd - at)
+            reader, partition, subscription, connection, from: base + at,
+            count: min(chunkEnd - at, coldReader.bytesLeft))
+        coldReader.bytesLeft -= taken
         reader.pointee.cold.batchAt = at + taken
         if taken == 0 {
             waitForSend(reader, subscription, connection)
@@ -524,6 +544,7 @@ extension ShardMachine {
 
     /// Tries the readers for whom something came, and those who wait for memory in their turn.
     mutating func advanceColdReads() {
+        if journal.awaitsDisk { coldReader.journalSeen = now.monotonic }
         if !coldReader.fileless.isEmpty, !writeBehind.freeSlots.isEmpty {
             let fileless = coldReader.fileless
             coldReader.fileless = []
@@ -546,22 +567,25 @@ extension ShardMachine {
     }
 
     private mutating func serveReady() {
+        guard !coldReader.ready.isEmpty else { return }
         let ready = coldReader.ready
         coldReader.ready.removeAll(keepingCapacity: true)
-        for index in ready where readers.contains(index) { deliver(index) }
+        for index in ready where readers.contains(index) {
+            readers[index].pointee.isReadyForColdRead = false
+            deliver(index)
+        }
     }
 
     mutating func emitColdReads(into effects: inout EffectBuffer) {
         while !effects.isFull, !coldReader.opens.isEmpty {
             effects.append(.storage(coldReader.opens.removeFirst()))
         }
-        guard stage != .stopped, coldReader.cache.canRead(inFlightMax: limits.coldReadsMax) else {
-            return
-        }
+        let inFlightMax = coldReader.inFlightMax(limits, now: now.monotonic)
+        guard stage != .stopped, coldReader.cache.canRead(inFlightMax: inFlightMax) else { return }
         let coldFiles = coldReader.files
         while !effects.isFull,
             let request = coldReader.cache.nextRead(
-                inFlightMax: limits.coldReadsMax,
+                inFlightMax: inFlightMax,
                 slot: { file in coldFiles[file].flatMap { $0.isOpen ? $0.slot : nil } })
         {
             counters.coldReads += 1

@@ -31,7 +31,9 @@ package struct Connection {
     package var drainingSince = MonotonicTime.never
     package var peer: String
     package var clientName = ""
+    /// Of frames to it, and from it.
     package var frameBytesMax: UInt32
+    package var inputFrameBytesMax: UInt32
 
     // Input that is not worked on yet: the front of a frame, or all that came while parked.
     package var input: UnsafeMutableRawPointer?
@@ -88,6 +90,7 @@ package struct Connection {
         self.openedAt = openedAt
         self.peer = peer
         self.frameBytesMax = frameBytesMax
+        inputFrameBytesMax = frameBytesMax
     }
 
     /// Keeps bytes for later.

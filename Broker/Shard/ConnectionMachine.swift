@@ -65,7 +65,7 @@ extension ShardMachine {
             frameBytes =
                 try FrameHeader.frameBytes(
                     UnsafeRawPointer(input), available: connection.pointee.inputCount,
-                    frameBytesMax: connection.pointee.frameBytesMax) ?? 0
+                    frameBytesMax: connection.pointee.inputFrameBytesMax) ?? 0
         } catch {
             protocolError(index, error)
             return nil
@@ -114,7 +114,7 @@ extension ShardMachine {
                 guard
                     let bytes = try FrameHeader.frameBytes(
                         frame, available: count - at,
-                        frameBytesMax: connection.pointee.frameBytesMax)
+                        frameBytesMax: connection.pointee.inputFrameBytesMax)
                 else { return at }
                 guard bytes <= count - at else { return at }
                 header = try FrameHeader.decode(frame)
@@ -306,21 +306,34 @@ extension ShardMachine {
                 request, .frameTooLarge,
                 "the reply has \(frame.count) bytes; ask for less, or agree on larger frames")
         }
-        if let group = lastChangeGroup, group >= journal.durableGroup, !faults.confirmBeforeSync,
-            !hasFailed
-        {
-            deferred.append(
-                DeferredReply(
-                    group: group, connection: request.connection,
-                    generation: connections[request.connection].pointee.generation, frame: frame))
-            return .done
-        }
+        if deferReply(frame, to: request.connection) { return .done }
         // The request is done: it is not tried again, only its answer waits for room.
         writeOrBlock(frame, to: request.connection)
         return .done
     }
 
     /// Refuses a request that was taken in before.
+    /// - Returns: false when every change so far is durable, and every reply that waited for one is out.
+    private mutating func deferReply(_ frame: [UInt8], to index: Int32) -> Bool {
+        guard let group = lastChangeGroup, group >= min(appliedGroup, journal.durableGroup),
+            !faults.confirmBeforeSync, !hasFailed
+        else { return false }
+        deferred.append(
+            DeferredReply(
+                group: group, connection: index,
+                generation: connections[index].pointee.generation, frame: frame))
+        return true
+    }
+
+    /// Sends a frame behind the replies that still wait for something to be durable.
+    mutating func replyInOrder(_ frame: [UInt8], to index: Int32) {
+        guard !deferReply(frame, to: index) else { return }
+        deliver(
+            deferredReply: DeferredReply(
+                group: 0, connection: index,
+                generation: connections[index].pointee.generation, frame: frame))
+    }
+
     mutating func refuseLate(
         _ index: Int32, correlation: UInt64, stream: UInt32, _ status: StatusCode,
         _ message: String

@@ -40,6 +40,11 @@ package struct ShardLimits: Sendable, Equatable {
     /// Reads of segments in flight, for readers behind the tail. Each is up to `coldPieceBytes`, and stands in
     /// the way of the journal's next write.
     package var coldReadsMax = 8
+    /// The same while the journal is in use. It was, for as long as nobody wrote for this long:
+    package var coldReadsBesideMax = 1
+    package static let journalQuietNanoseconds: UInt64 = .milliseconds(100)
+    /// What is delivered from segments in one cycle: nobody else is served meanwhile.
+    package var coldBytesPerCycle = 64 * 1024
     /// Memory of all that is read from segments.
     package var coldBytesMax = 32 << 20
     /// What one read of a segment asks for.

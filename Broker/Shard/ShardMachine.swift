@@ -306,6 +306,7 @@ package struct ShardMachine: ~Copyable {
 
     /// Draws the conclusions of this cycle's inputs. See the top of the file for the order.
     package mutating func advance() {
+        coldReader.bytesLeft = limits.coldBytesPerCycle
         if !peers.isAlone { advancePeers() }
         applyDurable()
         resumeBlocked()
@@ -375,7 +376,8 @@ package struct ShardMachine: ~Copyable {
     private var hasPendingStorage: Bool {
         if !writeBehind.retries.isEmpty || !writeBehind.closes.isEmpty || !peers.handOverRequests.isEmpty
             || checkpointer.hasRequests(limits, now: now.monotonic)
-            || coldReader.hasWork(limits, hasFileSlots: !writeBehind.freeSlots.isEmpty)
+            || coldReader.hasWork(
+                limits, now: now.monotonic, hasFileSlots: !writeBehind.freeSlots.isEmpty)
         {
             return true
         }
@@ -426,8 +428,14 @@ package struct ShardMachine: ~Copyable {
                 }
             }
         }
-        while let broadcast = peers.broadcasts.first {
+        for _ in 0..<peers.broadcasts.count {
+            guard let broadcast = peers.broadcasts.first else { break }
             peers.broadcasts.removeFirst()
+            guard broadcast.group >= journal.durableGroup else {
+                // It is durable: the others hear of it.
+                peers.broadcasts.append(broadcast)
+                continue
+            }
             let refusal = Refusal(
                 errorClass: StatusCode.storageFailed.errorClass.rawValue, message: message)
             peers.gatherings[broadcast.gathering]?.refusal = (.storageFailed, refusal.encoded)

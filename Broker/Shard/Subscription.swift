@@ -76,6 +76,8 @@ package struct Reader {
     /// Where it stands in segments, when it reads those.
     package var cold = ColdPlace()
     package var isQueuedForColdRead = false
+    /// It goes on in the next cycle.
+    package var isReadyForColdRead = false
 
     package var state = DispatchState.idle
     package var stateSince: MonotonicTime

@@ -632,7 +632,9 @@ extension ShardMachine {
             for segment in partition.pointee.log.segments where !partition.pointee.keepsFiles {
                 checkpointer.removals.append(segment.file(partition: partition.pointee.id))
             }
-            writeBehind.unlistDurable(partition: partition.pointee.id)
+            if !partition.pointee.keepsFiles {
+                writeBehind.unlistDurable(partition: partition.pointee.id)
+            }
             state.forget(partition: index)
         }
         dyingPartitions = left

@@ -78,7 +78,7 @@ import Testing
             "--journal-staging", "16MiB", "--tail-memory", "1GB", "--segment-size", "64MiB",
             "--chunk-size", "128KiB", "--writes-behind-max", "5", "--cold-reads-max", "3",
             "--cold-read-memory", "64MiB", "--scrub-bandwidth", "1MiB", "--scrub-interval", "1h",
-            "--move-pause-max", "50ms",
+            "--move-pause-max", "50ms", "--cold-reads-beside-max", "2", "--cold-read-size", "64KiB",
             "--files-max", "100", "--checkpoint-interval", "1m", "--memory-flush-interval", "1s",
             "--frame-bytes-max", "2097152", "--connections-max", "7", "--send-buffer", "64KiB",
             "--send-memory", "2MiB", "--input-buffer", "4MiB", "--confirms-max", "9",
@@ -102,6 +102,8 @@ import Testing
         limits.chunkBytes = 128 << 10
         limits.writesBehindMax = 5
         limits.coldReadsMax = 3
+        limits.coldReadsBesideMax = 2
+        limits.coldPieceBytes = 64 << 10
         limits.coldBytesMax = 64 << 20
         limits.scrubBytesPerSecond = 1 << 20
         limits.scrubIntervalNanoseconds = 3_600_000_000_000

@@ -219,6 +219,9 @@ import WireProtocol
             recoveries.append(try broker.restart())
         }
 
+        if let mover {
+            try wait("for a move", broker, queues) { mover.moved > 0 }
+        }
         if let moved = mover?.stop() {
             print("torture: \(moved) partitions moved to another shard between the kills")
             #expect(moved > 0, "\(again)")

@@ -45,6 +45,9 @@ final class PartitionMover: Sendable {
         }
     }
 
+    /// How many moves came to their end so far.
+    var moved: Int { state.withLock { $0.moved } }
+
     /// Ends it, and waits until it is over.
     ///
     /// - Returns: how many moves came to their end.
@@ -55,6 +58,6 @@ final class PartitionMover: Sendable {
             return state.isStopping
         }
         if !wasStopping { ended.wait() }
-        return state.withLock { $0.moved }
+        return moved
     }
 }

@@ -379,6 +379,12 @@ package enum MetricTable {
         ) {
             $0.movePauseNanoseconds
         },
+        report(
+            "partition_move_pause_seconds_max", .gauge, .seconds,
+            "The longest time for which publishes to a partition that moved were held back."
+        ) {
+            Sample($0.counters.movePauseNanosecondsMax)
+        },
         counter("damaged_ranges_total", "Ranges of segments that were found damaged.") {
             $0.damagedRanges
         },

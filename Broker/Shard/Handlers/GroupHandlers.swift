@@ -52,7 +52,9 @@ extension ShardMachine {
         var skipped: [UInt64] = []
         var lag: UInt64 = 0
         for (index, partition) in queue.partitions.enumerated() {
-            guard let place = state.index(ofPartition: partition) else { continue }
+            guard let place = state.index(ofPartition: partition),
+                !state.partitions[place].pointee.isArriving
+            else { continue }
             let cursor = cursor(of: group, index, place)
             lag &+= cursor.lagRecords
             guard withCursors else { continue }
@@ -151,7 +153,9 @@ extension ShardMachine {
         var cursors: [CursorReport] = []
         for queue in state.queues.values.sorted(by: { $0.name < $1.name }) {
             for id in queue.partitions {
-                guard let index = state.index(ofPartition: id) else { continue }
+                guard let index = state.index(ofPartition: id),
+                    !state.partitions[index].pointee.isArriving
+                else { continue }
                 let partition = state.partitions[index]
                 partitions.append(
                     PartitionReport(
@@ -176,7 +180,9 @@ extension ShardMachine {
         for group in state.groups.values.sorted(by: { $0.id < $1.id }) {
             guard let queue = state.queues[group.queue] else { continue }
             for (index, id) in queue.partitions.enumerated() {
-                guard let place = state.index(ofPartition: id) else { continue }
+                guard let place = state.index(ofPartition: id),
+                    !state.partitions[place].pointee.isArriving
+                else { continue }
                 let cursor = cursor(of: group, index, place)
                 cursors.append(
                     CursorReport(

@@ -28,6 +28,7 @@ extension ShardMachine {
         connection.pointee.state = .ready
         connection.pointee.clientName = String(hello.clientName.prefix(255))
         connection.pointee.frameBytesMax = min(hello.frameBytesMax, limits.frameBytesMax)
+        connection.pointee.inputFrameBytesMax = connection.pointee.frameBytesMax
         return reply(
             request,
             HelloReply(

@@ -141,25 +141,30 @@ extension ShardMachine {
         let partition = state.partitions[index]
         peers.handOver = nil
         if partition.pointee.file.state == .ready { closeFile(partition) }
-        partition.pointee.lostIsUnjournalled = false
         let request = handOver.request
+        let room = Int(limits.frameBytesMax) - FrameHeader.byteCount - MoveMessage.byteCount
         guard let image = state.image(ofPartition: handOver.partition),
-            FrameHeader.byteCount + image.count + MoveMessage.byteCount
-                <= Int(limits.frameBytesMax)
+            let handed = PartitionHandedOver(
+                image: image, indexes: partition.pointee.log.segments.map(\.index)
+            ).fitting(room)
         else {
             partition.pointee.isMoving = false
             return refuseLate(
                 request.connection, request.generation, request.header, .limitReached,
                 "what is known of the partition's segments and producers is larger than a frame")
         }
-        answerLate(request.connection, request.generation, request.header, image)
+        answerLate(request.connection, request.generation, request.header, handed.encoded)
     }
 
     mutating func moveAdopt(_ request: Request) -> Outcome {
         guard let message = try? MoveMessage(body: request.body) else {
             return refuse(request, .badRequest, "a move that can't be read")
         }
-        let image = [UInt8](request.body.dropFirst(MoveMessage.byteCount))
+        guard
+            let handed = try? PartitionHandedOver(
+                body: UnsafeRawBufferPointer(rebasing: request.body[MoveMessage.byteCount...]))
+        else { return refuse(request, .badRequest, "a partition that can't be read") }
+        let image = handed.image
         if let index = state.index(ofPartition: message.partition) { giveUp(index) }
         guard state.canAdopt(image), state.partitions.count < DurableState.partitionsMax else {
             return refuse(request, .limitReached, "this shard can't take the partition in")
@@ -167,10 +172,15 @@ extension ShardMachine {
         if let failure = counters.storageFailure {
             return refuse(request, .storageFailed, "this shard stopped confirming: \(failure)")
         }
+        guard journal.hasRoom(payloadBytes: image.count, reserve: 0) else {
+            return refuse(request, .busy, "the journal of shard \(peers.own) is full for now")
+        }
+        // Staging empties by itself.
         guard change(.partitionAdopted(image)) else { return .park }
         if let index = state.index(ofPartition: message.partition) {
             state.partitions[index].pointee.isMoving = true
             state.partitions[index].pointee.isArriving = true
+            handed.putIndexes(&state.partitions[index].pointee.log.segments)
         }
         if faults.adoptedBeforeDurable {
             answerLate(request.connection, late(request).generation, request.header, [])
@@ -191,6 +201,8 @@ extension ShardMachine {
         guard state.giveUp(partition: id) != nil else { return }
         partition.pointee.isDeleted = true
         partition.pointee.keepsFiles = true
+        // By its id: it may come back before this is buried.
+        writeBehind.unlistDurable(partition: id)
         dyingPartitions.append(index)
         wakesParked = true
     }
@@ -209,13 +221,71 @@ extension ShardMachine {
         let frame = PeerOpcode.readerMoved.frame(
             stream: subscriptions[subscription].pointee.id, body: place.encoded)
         removeReader(index)
-        deliver(
-            deferredReply: DeferredReply(
-                group: 0, connection: connection,
-                generation: connections[connection].pointee.generation, frame: frame))
+        replyInOrder(frame, to: connection)
     }
 }
 
 extension MoveMessage {
     static let byteCount = 9
+}
+
+/// A partition as its old owner gives it: the image that is journalled, and what only memory has.
+struct PartitionHandedOver: WireMessage {
+    var image: [UInt8]
+    /// Of each segment.
+    var indexes: [[SegmentIndexEntry]]
+
+    init(image: [UInt8], indexes: [[SegmentIndexEntry]]) {
+        self.image = image
+        self.indexes = indexes
+    }
+    func encode(into builder: inout ByteBuilder) {
+        builder.put(UInt32(image.count))
+        image.withUnsafeBytes { builder.put(raw: $0) }
+        builder.put(UInt32(indexes.count))
+        for index in indexes {
+            builder.put(UInt32(index.count))
+            for entry in index {
+                builder.put(entry.baseOffset)
+                builder.put(entry.position)
+                builder.put(entry.time)
+            }
+        }
+    }
+    init(from parser: inout ByteParser) throws(ByteParserError) {
+        image = []
+        for _ in 0..<(try parser.count(itemBytesMin: 1)) { image.append(try parser.u8()) }
+        indexes = []
+        for _ in 0..<(try parser.count(itemBytesMin: 4)) {
+            var index: [SegmentIndexEntry] = []
+            for _ in 0..<(try parser.count(itemBytesMin: SegmentIndexEntry.byteCount)) {
+                index.append(
+                    SegmentIndexEntry(
+                        baseOffset: try parser.u64(), position: try parser.u64(),
+                        time: try parser.u64()))
+            }
+            indexes.append(index)
+        }
+    }
+
+    /// With every second, fourth, ... entry of the indexes only, until it has at most `bytes`: they are
+    /// hints, and a reader goes on from the one before. `nil` when the image alone has more.
+    consuming func fitting(_ bytes: Int) -> Self? {
+        while true {
+            let entries = indexes.reduce(0) { $0 + $1.count }
+            let size = 8 + image.count + 4 * indexes.count + SegmentIndexEntry.byteCount * entries
+            if size <= bytes { return self }
+            guard entries > indexes.count else { return nil }
+            indexes = indexes.map { index in
+                stride(from: 0, to: index.count, by: 2).map { index[$0] }
+            }
+        }
+    }
+
+    func putIndexes(_ segments: inout [SegmentInfo]) {
+        guard segments.count == indexes.count else { return }
+        for place in segments.indices where segments[place].canHave(index: indexes[place]) {
+            segments[place].index = indexes[place]
+        }
+    }
 }

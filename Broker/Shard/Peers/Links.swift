@@ -375,6 +375,8 @@ extension ShardMachine {
         var connection = Connection(
             generation: nextGeneration, openedAt: now.monotonic, peer: introduction.peer,
             frameBytesMax: introduction.frameBytesMax)
+        // What the front itself says may be longer than what its client says.
+        connection.inputFrameBytesMax = limits.frameBytesMax
         nextGeneration &+= 1
         connection.state = .ready
         connection.clientName = introduction.clientName

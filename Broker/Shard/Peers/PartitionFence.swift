@@ -32,6 +32,16 @@ extension ShardMachine {
 
     mutating func updateHold() { holdsPublishes = refusesPublishes || peers.fence != nil }
 
+    /// Where a front finds a partition: on shard 0 a new placement is not durable as long as there is a fence.
+    func placement(forFronts partition: UInt32) -> UInt16? {
+        if let fence = peers.fence, fence.partition == partition,
+            state.placement(ofPartition: partition) != nil
+        {
+            return fence.from
+        }
+        return state.placement(ofPartition: partition)
+    }
+
     /// What becomes of a publish or ack of a client of this shard; `nil`: it goes on.
     func heldOutcome(_ connection: Int32, partition: UInt32) -> PartitionFence? {
         guard let fence = peers.fence, fence.partition == partition,
@@ -117,7 +127,7 @@ extension ShardMachine {
             return false
         }
         return routed.pointee.left.contains(partition)
-            || routed.pointee.owners[partition] != state.placement(ofPartition: partition)
+            || routed.pointee.owners[partition] != placement(forFronts: partition)
     }
 
     private mutating func liftFence() {

@@ -24,7 +24,22 @@ internal import WireProtocol
 
 /// A partition on its way, as shard 0 sees it.
 struct PartitionMove {
-    enum Step: String { case prepare, fence, handOver, adopt, commit, end }
+    enum Step {
+        case prepare, fence, handOver, adopt, commit, end
+
+        /// What is waited for, for a person.
+        func delay(_ move: PartitionMove) -> String {
+            switch self {
+            case .prepare: "the checkpoint of shard \(move.from)"
+            case .fence:
+                "what clients had sent to shard \(move.from) before (one that does not read its "
+                    + "replies holds up what it sent)"
+            case .handOver: "bringing the partition's tail to disk on shard \(move.from)"
+            case .adopt: "taking the partition in on shard \(move.to)"
+            case .commit, .end: "the change of the placement"
+            }
+        }
+    }
 
     /// Who asked.
     let connection: Int32
@@ -42,6 +57,8 @@ struct PartitionMove {
     var beganAt: MonotonicTime
     var fencedAt: MonotonicTime?
     var image: [UInt8] = []
+    /// Changes of before the hand-over are told with gatherings below it.
+    var changesEnd: UInt64?
     /// Why it ended.
     var refusal: (status: StatusCode, message: String)?
     /// The new placement is on stable storage.
@@ -146,9 +163,8 @@ extension ShardMachine {
     private func interruption(
         _ move: PartitionMove
     ) -> (status: StatusCode, message: String)? {
-        guard move.step == .prepare || move.step == .fence || move.step == .handOver else {
-            return nil
-        }
+        // Once the change of the placement is staged, only what becomes of it counts.
+        guard move.step != .end, move.step != .commit || move.gathering == nil else { return nil }
         if stage != .ready {
             return (.shuttingDown, "the server is stopping; the partition stays where it is")
         }
@@ -163,8 +179,8 @@ extension ShardMachine {
         guard now.monotonic.since(move.fencedAt ?? move.beganAt) > limit else { return nil }
         return (
             .busy,
-            "shard \(move.from) did not come to it within \(limit / .milliseconds(1)) ms "
-                + "(\(move.step.rawValue)); the partition stays where it is"
+            "\(move.step.delay(move)) took longer than \(limit / .milliseconds(1)) ms; the partition "
+                + "stays where it is"
         )
     }
 
@@ -181,7 +197,9 @@ extension ShardMachine {
             move.gathering = ask(.moveFence, message.encoded, of: everybody)
         case .handOver:
             // A change that is on its way to the others would come behind the image.
-            guard !hasChangesUnderWay else { return }
+            let end = move.changesEnd ?? peers.nextGathering
+            move.changesEnd = end
+            guard !hasChangesUnderWay(below: end) else { return }
             move.gathering = ask(.moveHandOver, message.encoded, of: [move.from])
         case .adopt:
             move.gathering = ask(
@@ -206,14 +224,13 @@ extension ShardMachine {
         return number
     }
 
-    private var hasChangesUnderWay: Bool {
-        !peers.broadcasts.isEmpty
-            || peers.gatherings.values.contains { gathering in
-                switch gathering.purpose {
-                case .changed, .done, .groupBegun: true
-                default: false
-                }
+    private func hasChangesUnderWay(below end: UInt64) -> Bool {
+        peers.gatherings.contains { number, gathering in
+            switch gathering.purpose {
+            case .changed, .done, .groupBegun: number < end
+            default: false
             }
+        }
     }
 
     private mutating func commitPlacement(_ move: inout PartitionMove) {
@@ -286,6 +303,7 @@ extension ShardMachine {
     private mutating func moved(_ move: PartitionMove) {
         peers.move = nil
         wakesParked = true
+        // From the first front that held back to the last that goes on, and has that in its journal.
         let pause = now.monotonic.since(move.fencedAt ?? now.monotonic)
         counters.partitionMoves &+= 1
         counters.movePauseNanoseconds &+= pause

@@ -136,6 +136,7 @@ package struct Peers: ~Copyable {
     var hasOutgoing: Bool {
         guard !isAlone else { return false }
         if !sendList.isEmpty || (wakesBlocked && !blocked.isEmpty) { return true }
+        if fence?.request != nil || move.map({ $0.gathering == nil }) ?? false { return true }
         for shard in 0..<UInt16(count) {
             for lane in PeerLane.allCases where !outgoing[at(shard, lane)].isEmpty {
                 if shard == own || room[at(shard, lane)] > 0 { return true }

@@ -150,7 +150,7 @@ extension ShardMachine {
         for partition in partitions {
             guard
                 let shard = routed.pointee.owners[partition]
-                    ?? state.placement(ofPartition: partition)
+                    ?? placement(forFronts: partition)
             else { continue }
             byShard[shard, default: []].append(partition)
         }
@@ -244,6 +244,9 @@ extension ShardMachine {
                 routed.pointee.collected.append(attached)
                 routed.pointee.owners[attached.partition] = shard
                 routed.pointee.places[attached.partition] = nil
+                if shard == placement(forFronts: attached.partition) {
+                    routed.pointee.left.remove(attached.partition)
+                }
             }
             // Acks may have waited for it.
             wakesParked = true
@@ -301,7 +304,15 @@ extension ShardMachine {
         let attached = Set(routed.pointee.collected.map(\.partition))
         let missing = routed.pointee.comes.subtracting(attached)
         if routed.pointee.isOutdated || !missing.isEmpty {
-            for partition in missing { routed.pointee.owners[partition] = nil }
+            for partition in missing {
+                // Known to be elsewhere already: there will be no more news.
+                if let asked = routed.pointee.owners[partition],
+                    asked != placement(forFronts: partition)
+                {
+                    routed.pointee.isOutdated = true
+                }
+                routed.pointee.owners[partition] = nil
+            }
             routed.pointee.isIncomplete = !missing.isEmpty
             return continueRound(index)
         }

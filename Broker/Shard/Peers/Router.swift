@@ -127,6 +127,11 @@ extension ShardMachine {
         let request = Request(
             connection: index, header: header, body: UnsafeRawBufferPointer(start: nil, count: 0))
         if let fenced = fenced(request, partition: header.stream) { return fenced }
+        if header.argument != 0, isPastDeadline(connections[index], header) {
+            return refuse(
+                request, .deadlineExceeded,
+                "the deadline of \(header.argument) µs passed; nothing was stored")
+        }
         guard let shard = state.placement(ofPartition: header.stream), shard != peers.own else {
             return refuse(request, .partitionNotFound, "no partition \(header.stream)")
         }
