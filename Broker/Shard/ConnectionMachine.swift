@@ -245,6 +245,8 @@ extension ShardMachine {
         case .groupList: return groupList(request)
         case .serverDescribe: return serverDescribe(request)
         case .shardList: return shardList(request)
+        case .storageDescribe: return storageDescribe(request)
+        case .storageVerify: return storageVerify(request)
         case .goodbye, .publish, .confirm, .deliver, .assignment, .ended, .skipped, .error:
             return refuse(request, .unknownOpcode, "\(opcode) is not a request")
         }
@@ -254,7 +256,9 @@ extension ShardMachine {
     /// not shown.
     private func isAnswered(afterFailure opcode: Opcode) -> Bool {
         switch opcode {
-        case .queueCreate, .queueAlter, .queueDelete, .queuePurge, .queueMove, .producerOpen: false
+        case .queueCreate, .queueAlter, .queueDelete, .queuePurge, .queueMove, .producerOpen,
+            .storageVerify:
+            false
         case .queueDescribe, .queueList, .groupDescribe, .groupList, .subscribe:
             (lastChangeGroup ?? 0) < journal.durableGroup
         default: true

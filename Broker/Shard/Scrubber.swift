@@ -10,31 +10,121 @@ internal import WireProtocol
 // there is told at once, without the disk. After a restart it is found again, by a reader or by the next pass.
 //
 // What can't be read (EIO) is named too, and the rest of that segment left to the next pass: it may be read then.
+//
+// A check that somebody asks for comes before the pass that comes by itself, which goes on behind it with the segment
+// that it was at; a check of everything takes its place. Those that are asked for go one after the other.
 
 /// The check of segments that goes on while the shard serves.
 package struct Scrubber {
-    fileprivate var partitions: [UInt32] = []
+    /// A check from its beginning to its end.
+    fileprivate struct Round {
+        /// From 1; 0: it came by itself.
+        var number: UInt64 = 0
+        /// `nil`: all.
+        var queue: UInt32?
+        /// Bytes per second.
+        var bandwidth: UInt64
+        var hasBegun = false
+        /// Those that are left; the last one is next, or under way.
+        var partitions: [UInt32] = []
+        /// Of the last one, segments below this offset are done; `nil`: it has not begun.
+        var from: UInt64?
+        /// Of the last one: what was read, and segments that could not be to their end.
+        var partitionBytes: UInt64 = 0
+        var unreadSegments: UInt32 = 0
+        /// Of the segment under way.
+        var segmentBytes: UInt64 = 0
+        /// What was checked of what there was when it began.
+        var passedBytes: UInt64 = 0
+        var passBytes: UInt64 = 0
+    }
+
+    /// When the last check of a partition came to its end, and what it read.
+    struct Verified {
+        /// Nanoseconds since 1970.
+        var at: UInt64
+        var bytes: UInt64
+        var unreadSegments: UInt32
+    }
+
+    /// Checks that wait for those before them; more are refused.
+    static let askedMax = 16
+
+    /// The first of them is under way.
+    fileprivate var asked: [Round] = []
+    fileprivate var own: Round?
+    fileprivate var lastNumber: UInt64 = 0
+    /// Of the checks that were asked for, the last that began, and the last that came to its end.
+    fileprivate var begun: UInt64 = 0
+    fileprivate var done: UInt64 = 0
+    fileprivate var verified: [UInt32: Verified] = [:]
+
     fileprivate var walk: SegmentWalk?
     fileprivate var isHeaderChecked = false
     fileprivate var stretch: Int32 = -1
     /// What must lie in the stretch at the walk's place.
     fileprivate var bytesMin = ChunkHeader.byteCount
     fileprivate var named = 0
-    /// Of the pass that goes on.
-    fileprivate var lastBase: UInt64?
-    fileprivate var isRunning = false
     fileprivate var nextPass = MonotonicTime.zero
 
     // What may be read now, in bytes.
     fileprivate var allowance = 0
     fileprivate var allowanceAt = MonotonicTime.zero
 
-    /// Of this pass: what was checked of what there was when it began.
+    /// Of the check that goes on, or else of the last: what was checked of what there was when it began.
     package fileprivate(set) var passedBytes: UInt64 = 0
     package fileprivate(set) var passBytes: UInt64 = 0
+    /// Checks of everything.
     package fileprivate(set) var passes: UInt64 = 0
     /// Nanoseconds since 1970; 0: no pass has come to its end.
     package fileprivate(set) var lastPass: UInt64 = 0
+
+    fileprivate var isRunning: Bool { !asked.isEmpty || own != nil }
+
+    /// The check that goes on.
+    fileprivate var round: Round? {
+        get { asked.first ?? own }
+        set {
+            guard let newValue else { return }
+            if asked.isEmpty { own = newValue } else { asked[0] = newValue }
+            passedBytes = newValue.passedBytes
+            passBytes = newValue.passBytes
+        }
+    }
+
+    /// Takes in a check that somebody asks for.
+    ///
+    /// - Returns: its number; that of one which waits and checks the same; `nil` when too many wait.
+    mutating func ask(queue: UInt32?, bandwidth: UInt64) -> UInt64? {
+        if let last = asked.last, !last.hasBegun, last.queue == queue, last.bandwidth == bandwidth {
+            return last.number
+        }
+        guard asked.count < Self.askedMax else { return nil }
+        if asked.isEmpty { setAside() }
+        lastNumber += 1
+        asked.append(Round(number: lastNumber, queue: queue, bandwidth: bandwidth))
+        return lastNumber
+    }
+
+    /// The pass that goes on by itself begins its segment anew when it goes on.
+    private mutating func setAside() {
+        guard let walk, var round = own else { return }
+        round.from = walk.base
+        round.passedBytes -= round.segmentBytes
+        round.partitionBytes -= round.segmentBytes
+        round.segmentBytes = 0
+        own = round
+        self.walk = nil
+    }
+
+    fileprivate mutating func checked(_ bytes: UInt64) {
+        round?.segmentBytes += bytes
+        round?.partitionBytes += bytes
+        round?.passedBytes += bytes
+    }
+
+    func verification(ofPartition id: UInt32) -> Verified? { verified[id] }
+    var numbers: (begun: UInt64, done: UInt64) { (begun, done) }
 
     package var progressPercent: UInt64 {
         guard isRunning else { return 100 }
@@ -48,6 +138,16 @@ struct Quarantine {
 
     var isEmpty: Bool { flaws.isEmpty }
     var count: Int { flaws.values.reduce(0) { $0 + $1.count } }
+    var bytes: UInt64 {
+        flaws.values.reduce(0) { sum, known in
+            known.reduce(sum) { $0 + $1.bytes.upperBound - $1.bytes.lowerBound }
+        }
+    }
+
+    /// In the order of their place in the file.
+    func flaws(of segment: SegmentKey) -> [SegmentFlaw] {
+        (flaws[segment] ?? []).sorted { $0.bytes.lowerBound < $1.bytes.lowerBound }
+    }
 
     /// - Returns: false when it is known.
     mutating func add(_ flaw: SegmentFlaw, in segment: SegmentKey) -> Bool {
@@ -76,7 +176,7 @@ struct Quarantine {
 extension ShardMachine {
     /// Takes the steps of the check that its bandwidth allows by now.
     mutating func advanceScrub() {
-        let bandwidth = limits.scrubBytesPerSecond
+        let bandwidth = scrubBandwidth
         guard bandwidth > 0 else { return }
         let microseconds = min(now.monotonic.since(scrubber.allowanceAt) / 1000, 100_000)
         scrubber.allowanceAt = now.monotonic
@@ -89,9 +189,20 @@ extension ShardMachine {
         guard !isDiskPressed else { return }
         if !scrubber.isRunning {
             guard now.monotonic >= scrubber.nextPass else { return }
-            beginScrubPass()
+            scrubber.own = Scrubber.Round(queue: nil, bandwidth: limits.scrubBytesPerSecond)
         }
+        if scrubber.round?.hasBegun == false { beginScrubRound() }
         while scrubber.isRunning, scrubStep() {}
+    }
+
+    /// Of the check that goes on or may begin by itself, in bytes per second.
+    var scrubBandwidth: UInt64 { scrubber.round?.bandwidth ?? limits.scrubBytesPerSecond }
+
+    /// What the check does now, for `storage-describe`.
+    var scrubState: ShardStorage.State {
+        if hasFailed { return .stopped }
+        guard scrubber.isRunning else { return .idle }
+        return isDiskPressed || !coldReader.waiting.isEmpty ? .waiting : .checking
     }
 
     private var isDiskPressed: Bool {
@@ -99,23 +210,41 @@ extension ShardMachine {
             || writeBehind.writesInFlight > 0 || checkpointer.awaitedChunks > 0
     }
 
-    private mutating func beginScrubPass() {
-        scrubber.isRunning = true
-        scrubber.passedBytes = 0
-        scrubber.passBytes = 0
-        scrubber.partitions = []
-        for index in state.partitions.indices where !state.partitions[index].pointee.isDeleted {
-            scrubber.partitions.append(state.partitions[index].pointee.id)
-            for segment in state.partitions[index].pointee.log.segments {
-                scrubber.passBytes += segment.syncedBytes
-            }
-        }
-        scrubber.partitions.sort(by: >)
-        scrubber.lastBase = nil
+    /// A check that was asked for takes the stretch from the pass that goes on by itself.
+    mutating func askForScrub(queue: UInt32?, bandwidth: UInt64) -> UInt64? {
+        let number = scrubber.ask(queue: queue, bandwidth: bandwidth)
+        if scrubber.walk == nil { leaveScrubStretch() }
+        return number
     }
 
-    private mutating func endScrubPass() {
-        scrubber.isRunning = false
+    private mutating func beginScrubRound() {
+        guard var round = scrubber.round else { return }
+        round.hasBegun = true
+        if round.number > 0 {
+            scrubber.begun = round.number
+            if round.queue == nil { scrubber.own = nil }
+        }
+        let chosen = round.queue.map { Set(state.queues[$0]?.partitions ?? []) }
+        for index in state.partitions.indices where !state.partitions[index].pointee.isDeleted {
+            let partition = state.partitions[index]
+            guard chosen?.contains(partition.pointee.id) ?? true else { continue }
+            round.partitions.append(partition.pointee.id)
+            for segment in partition.pointee.log.segments {
+                round.passBytes += segment.syncedBytes
+            }
+        }
+        round.partitions.sort(by: >)
+        scrubber.round = round
+    }
+
+    private mutating func endScrubRound(_ round: Scrubber.Round) {
+        if round.number > 0 {
+            scrubber.asked.removeFirst()
+            scrubber.done = round.number
+        } else {
+            scrubber.own = nil
+        }
+        guard round.queue == nil else { return }
         scrubber.passes += 1
         scrubber.lastPass = now.wall.nanoseconds
         scrubber.nextPass = now.monotonic + limits.scrubIntervalNanoseconds
@@ -130,6 +259,7 @@ extension ShardMachine {
             }
         }
         quarantine.keep { kept.contains($0) }
+        scrubber.verified = scrubber.verified.filter { state.index(ofPartition: $0.key) != nil }
     }
 
     /// - Returns: true when another step may follow at once.
@@ -156,23 +286,31 @@ extension ShardMachine {
     }
 
     private mutating func beginScrubSegment() -> Bool {
-        while let id = scrubber.partitions.last {
+        guard var round = scrubber.round else { return false }
+        while let id = round.partitions.last {
             if let place = state.index(ofPartition: id),
                 let segment = state.partitions[place].pointee.log.segments.first(where: {
-                    $0.syncedBytes > 0 && $0.baseOffset >= scrubber.lastBase ?? 0
+                    $0.syncedBytes > 0 && $0.baseOffset >= round.from ?? 0
                         && $0.syncedEndOffset > $0.baseOffset
                 })
             {
-                scrubber.lastBase = segment.syncedEndOffset
+                round.from = segment.syncedEndOffset
+                round.segmentBytes = 0
+                scrubber.round = round
                 scrubber.walk = SegmentWalk(segment, partition: id)
                 scrubber.isHeaderChecked = false
                 scrubber.named = 0
                 return true
             }
-            scrubber.partitions.removeLast()
-            scrubber.lastBase = nil
+            scrubber.verified[id] = Scrubber.Verified(
+                at: now.wall.nanoseconds, bytes: round.partitionBytes,
+                unreadSegments: round.unreadSegments)
+            round.partitions.removeLast()
+            round.from = nil
+            round.partitionBytes = 0
+            round.unreadSegments = 0
         }
-        endScrubPass()
+        endScrubRound(round)
         return false
     }
 
@@ -198,10 +336,10 @@ extension ShardMachine {
             ? info.stretchEnd(from: max(position, UInt64(SegmentHeader.byteCount))) : walk.end
         let bytes =
             position == 0 ? SegmentHeader.byteCount : max(Int(end - min(end, position)), least)
+        // Memory of its own: what a reader had read is not what lies on the disk now.
         guard
-            let stretch = coldReader.cache.find(segment, at: position, bytes: least)
-                ?? coldReader.cache.take(
-                    segment, at: position, bytes: min(bytes, coldReader.cache.stretchBytesMax))
+            let stretch = coldReader.cache.take(
+                segment, at: position, bytes: min(bytes, coldReader.cache.stretchBytesMax))
         else { return false }
         coldReader.cache.hold(stretch)
         scrubber.stretch = stretch
@@ -228,6 +366,7 @@ extension ShardMachine {
         if isBroken, coldReader.cache[stretch].errno != 0 {
             let errno = coldReader.cache[stretch].errno
             counters.scrubErrors += 1
+            scrubber.round?.unreadSegments += 1
             events.append(
                 .dataDamaged(
                     "the check of \(segment.file.path) can't read it at byte "
@@ -246,14 +385,20 @@ extension ShardMachine {
                     here, partition: segment.partition, baseOffset: segment.base,
                     term: segment.term)
             {
-                events.append(
-                    .dataDamaged(
-                        "\(segment.file.path): "
-                            + SegmentWalk.noHeader(info, partition: segment.partition)))
+                let flaw = SegmentFlaw(
+                    bytes: 0..<UInt64(SegmentHeader.byteCount),
+                    offsets: info.baseOffset..<info.baseOffset)
+                if quarantine.add(flaw, in: segment) {
+                    counters.damagedRanges += 1
+                    events.append(
+                        .dataDamaged(
+                            "\(segment.file.path): "
+                                + SegmentWalk.noHeader(info, partition: segment.partition)))
+                }
             }
             scrubber.isHeaderChecked = true
             scrubber.bytesMin = ChunkHeader.byteCount
-            scrubber.passedBytes += UInt64(SegmentHeader.byteCount)
+            scrubber.checked(UInt64(SegmentHeader.byteCount))
             counters.scrubbedBytes += UInt64(SegmentHeader.byteCount)
             return true
         }
@@ -263,7 +408,7 @@ extension ShardMachine {
                 here, available: available, isAll: isBroken)
         else {
             let went = (scrubber.walk?.at ?? place) - place
-            scrubber.passedBytes += went
+            scrubber.checked(went)
             counters.scrubbedBytes += went
             scrubber.bytesMin = ChunkHeader.byteCount
             nameFlaws(segment)

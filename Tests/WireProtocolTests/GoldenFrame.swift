@@ -771,6 +771,80 @@ extension GoldenFrame {
                 ),
             ])
         ),
+        GoldenFrame(
+            "storage-describe-request",
+            .storageDescribe,
+            correlation: 17,
+            StorageDescribeRequest(queue: "orders")
+        ),
+        GoldenFrame(
+            "storage-describe-reply",
+            .storageDescribe,
+            flags: reply,
+            correlation: 17,
+            StorageReply(
+                shards: [
+                    ShardStorage(
+                        shard: 0,
+                        state: .checking,
+                        partitions: 2,
+                        segments: 3,
+                        bytes: 300_032,
+                        damagedRanges: 2,
+                        damagedBytes: 12_288,
+                        passes: 4,
+                        lastPassAt: createdAt,
+                        checkedBytes: 100_000,
+                        checkBytes: 270_336,
+                        bandwidth: 8_388_608,
+                        begun: 3,
+                        done: 2
+                    )
+                ],
+                partitions: [
+                    PartitionStorage(
+                        partition: 11,
+                        queue: "orders",
+                        index: 0,
+                        shard: 0,
+                        segments: 2,
+                        bytes: 200_000,
+                        syncedBytes: 196_608,
+                        firstOffset: 500,
+                        endOffset: 1500,
+                        oldestAt: createdAt - 60_000_000_000,
+                        newestAt: createdAt + 1,
+                        verifiedAt: createdAt,
+                        verifiedBytes: 196_608,
+                        damages: [
+                            StorageDamage(
+                                base: 500,
+                                file: "segments/0000000011-00000000000000000500-0000000003.segment",
+                                bytes: 12_288..<20_480,
+                                offsets: 530..<544
+                            )
+                        ]
+                    )
+                ],
+                more: true,
+                next: StorageCursor(shard: .max, partition: 11, base: 500, byte: 40_960)
+            )
+        ),
+        GoldenFrame(
+            "storage-verify-request",
+            .storageVerify,
+            correlation: 18,
+            StorageVerifyRequest(bandwidth: 67_108_864)
+        ),
+        GoldenFrame(
+            "storage-verify-reply",
+            .storageVerify,
+            flags: reply,
+            correlation: 18,
+            StorageVerifyReply(checks: [
+                StorageCheck(shard: 0, number: 3), StorageCheck(shard: 1, number: 1),
+            ])
+        ),
     ]
 
     private static let errors = [

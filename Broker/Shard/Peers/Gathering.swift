@@ -30,6 +30,8 @@ struct Gathering {
         case groups(limit: Int)
         case server
         case shards
+        case storage(bytesMax: Int)
+        case storageChecks
         /// A change that all took over: this shard's own part is added.
         case changed(queue: UInt32)
         /// A change whose answer is known.
@@ -155,6 +157,10 @@ extension ShardMachine {
         case .groups(let limit): body = mergedGroups(gathering, limit)
         case .server: body = mergedServer(gathering)
         case .shards: body = mergedShards(gathering)
+        case .storage(let bytesMax):
+            let pages = decoded(gathering, StorageReply.self)
+            body = StoragePage.merged(pages, bytesMax: bytesMax).encoded
+        case .storageChecks: body = mergedChecks(gathering)
         case .groupBegun, .idleProducers, .move: return
         }
         let header = FrameHeader(
@@ -297,6 +303,11 @@ extension ShardMachine {
     private func mergedShards(_ gathering: Gathering) -> [UInt8] {
         let shards = decoded(gathering, ShardListReply.self).flatMap(\.shards)
         return ShardListReply(shards: shards.sorted { $0.shard < $1.shard }).encoded
+    }
+
+    private func mergedChecks(_ gathering: Gathering) -> [UInt8] {
+        let checks = decoded(gathering, StorageVerifyReply.self).flatMap(\.checks)
+        return StorageVerifyReply(checks: checks.sorted { $0.shard < $1.shard }).encoded
     }
 }
 

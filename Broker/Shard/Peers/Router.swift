@@ -42,6 +42,11 @@ extension ShardMachine {
             return gather(request, body: body, from: everybody, .server)
         case .shardList:
             return gather(request, body: body, from: everybody, .shards)
+        case .storageDescribe:
+            return gather(
+                request, body: body, from: everybody, .storage(bytesMax: replyBytesMax(request)))
+        case .storageVerify:
+            return gather(request, body: body, from: everybody, .storageChecks)
         case .subscribe: return routeSubscribe(request)
         case .unsubscribe:
             return routedSubscription(request.connection, id: request.header.stream).map {

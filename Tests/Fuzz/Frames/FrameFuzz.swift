@@ -161,6 +161,18 @@ private func receive(_ opcode: Opcode, isRequest: Bool, _ body: UnsafeRawBufferP
         }
     case .serverDescribe: roundTrip(ServerDescription.self, body)
     case .shardList: roundTrip(ShardListReply.self, body)
+    case .storageDescribe:
+        if isRequest {
+            roundTrip(StorageDescribeRequest.self, body)
+        } else {
+            roundTrip(StorageReply.self, body)
+        }
+    case .storageVerify:
+        if isRequest {
+            roundTrip(StorageVerifyRequest.self, body)
+        } else {
+            roundTrip(StorageVerifyReply.self, body)
+        }
     case .ping, .goodbye, .unsubscribe, .publish, .confirm, .deliver: roundTrip(Empty.self, body)
     }
 }
@@ -183,6 +195,8 @@ private let messages: [@Sendable (UnsafeRawBufferPointer) -> Void] = [
     { roundTrip(ServerDescription.self, $0) }, { roundTrip(ShardListReply.self, $0) },
     { roundTrip(ShardAddress.self, $0) }, { roundTrip(SubscribeRequest.self, $0) },
     { checkConfirms($0) }, { checkFields($0) },
+    { roundTrip(StorageDescribeRequest.self, $0) }, { roundTrip(StorageReply.self, $0) },
+    { roundTrip(StorageVerifyRequest.self, $0) }, { roundTrip(StorageVerifyReply.self, $0) },
 ]
 
 /// Optional fields that are in order can be looked up, whichever is asked for.
