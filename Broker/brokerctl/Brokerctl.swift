@@ -7,8 +7,8 @@ package struct Brokerctl: ParsableCommand {
             commandName: "brokerctl",
             abstract: "Look at and change a Millrace broker.",
             discussion: """
-                Exit codes: 0 done, 1 the broker said no, 2 usage, 3 unreachable. With -o json \
-                standard output holds JSON and nothing else.
+                Exit codes: 0 done, 1 the broker said no, 2 usage, 3 unreachable, 4 storage verify \
+                found damage. With -o json standard output holds JSON and nothing else.
 
                 Shell completion: brokerctl --generate-completion-script bash|zsh|fish
 
@@ -16,7 +16,7 @@ package struct Brokerctl: ParsableCommand {
                   brokerctl queue create orders --partitions 8
                   brokerctl --server broker-1:7400 queue ls -o json
                 """,
-            subcommands: [Server.self, Shard.self, Queue.self, Group.self]
+            subcommands: [Server.self, Shard.self, Storage.self, Queue.self, Group.self]
         )
     }
 
@@ -39,6 +39,15 @@ struct Shard: ParsableCommand {
         CommandConfiguration(
             abstract: "Shards: threads on cores, each with partitions and a journal of its own.",
             subcommands: [List.self, Info.self]
+        )
+    }
+}
+
+struct Storage: ParsableCommand {
+    static var configuration: CommandConfiguration {
+        CommandConfiguration(
+            abstract: "What lies on disk, and whether it is as it was written.",
+            subcommands: [Info.self, Verify.self]
         )
     }
 }

@@ -22,8 +22,10 @@ package enum ControlTool {
     package static let refused: Int32 = 1
     package static let usage: Int32 = 2
     package static let unreachable: Int32 = 3
+    package static let damaged: Int32 = 4
 
-    /// - Returns: the exit code: 0 done, 1 the broker said no, 2 usage, 3 unreachable.
+    /// - Returns: the exit code: 0 done, 1 the broker said no, 2 usage, 3 unreachable,
+    ///   4 something on disk is damaged.
     package static func run(_ arguments: [String]) -> Int32 {
         do {
             var command = try Brokerctl.parseAsRoot(arguments)

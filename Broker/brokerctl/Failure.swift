@@ -8,6 +8,8 @@ enum Failure: Error {
     case usage(String)
     /// A question was answered with no.
     case declined(String)
+    /// It was looked for, and found.
+    case damaged(String)
     /// Nobody reads standard output any more, which is a way to say "enough".
     case outputClosed
     case outputFailed(String)
@@ -20,6 +22,7 @@ enum Failure: Error {
             .client(_, .protocolError):
             ControlTool.unreachable
         case .usage: ControlTool.usage
+        case .damaged: ControlTool.damaged
         case .outputClosed: ControlTool.done
         }
     }
@@ -28,7 +31,7 @@ enum Failure: Error {
     var line: String? {
         switch self {
         case .client(let attempt, let error): "\(attempt) failed: \(error)"
-        case .usage(let text), .declined(let text): text
+        case .usage(let text), .declined(let text), .damaged(let text): text
         case .outputFailed(let reason): "writing to standard output failed: \(reason)"
         case .outputClosed: nil
         }

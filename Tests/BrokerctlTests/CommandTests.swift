@@ -56,6 +56,7 @@ import brokerctl
             ["queue", "publish", "a", "--lines", "-", "--batch", "70000"],
             ["queue", "consume", "a", "--from", "yesterday"],
             ["queue", "consume", "a", "-o", "csv"], ["group", "info", "a"],
+            ["storage", "verify", "--bandwidth", "fast"], ["storage", "info", "a", "b"],
             ["queue", "ls", "--timeout", "nan"], ["queue", "ls", "--timeout", "1e300"],
         ]
     )
@@ -72,6 +73,7 @@ import brokerctl
         let verbs = [
             "server status", "queue create", "queue ls", "queue info", "queue alter", "queue rm",
             "queue publish", "queue consume", "queue purge", "group ls", "group info",
+            "storage info", "storage verify",
         ]
         for verb in verbs {
             let result = try run(verb.split(separator: " ").map(String.init) + ["--help"])

@@ -44,8 +44,8 @@ import WireProtocol
         /// An address that stays the same when the broker starts again.
         var socket: String { "unix:\(broker.path)/socket" }
 
-        init(_ loop: LoopKind) throws {
-            broker = try LiveBroker(loop) { ["unix:\($0)/socket"] }
+        init(_ loop: LoopKind, shards: Int = 1) throws {
+            broker = try LiveBroker(loop, shards: [shards]) { ["unix:\($0)/socket"] }
             tool = try #require(Executable.beside("brokerctl"))
         }
 
@@ -412,5 +412,82 @@ import WireProtocol
             #expect(run.output.isEmpty)
             #expect(run.errors.contains(address))
         }
+    }
+
+    @Test(
+        "storage verify ends with 0 when all is whole, with 4 when not, and storage info names it too",
+        arguments: [(LoopKind.uring, 1), (.epoll, 1), (.uring, 2)]
+    )
+    func storage(loop: LoopKind, shards: Int) throws {
+        let bench = try Bench(loop, shards: shards)
+        #expect(try bench.json("queue", "create", "orders", "--partitions", "2").code == 0)
+        #expect(try bench.json("queue", "create", "ticks").code == 0)
+        let lines = (0..<4000).map { "\($0) " + String(repeating: "x", count: 200) }
+            .joined(separator: "\n")
+        for queue in ["orders", "ticks"] {
+            let publish = ["queue", "publish", queue, "--lines", "-"]
+            #expect(try bench.run(publish, input: lines + "\n").code == 0)
+        }
+        // An orderly stop brings all to segments.
+        #expect(bench.broker.child.stop(timeoutMilliseconds: 30_000) == .exited(0))
+        _ = try bench.broker.restart()
+
+        let whole = try bench.json("storage", "verify", "--bandwidth", "1GiB")
+        #expect(whole.code == 0, "\(whole.errors)")
+        #expect((try whole.object()["damages"] as? [Any])?.isEmpty == true)
+        let partitions = try #require(try whole.object()["partitions"] as? [[String: Any]])
+        #expect(partitions.count == 3)
+        for partition in partitions {
+            #expect(partition["verified_bytes"] as? Int == partition["synced_bytes"] as? Int)
+            #expect(partition["segments"] as? Int == 1)
+        }
+        let ids = partitions.filter { $0["queue"] as? String == "orders" }
+            .compactMap { $0["id"] as? Int }
+        let file = try flip(byte: 4096 + 5000, ofPartition: try #require(ids.last), bench.broker)
+
+        #expect(try bench.json("storage", "verify", "ticks", "--bandwidth", "1GiB").code == 0)
+        let broken = try bench.json("storage", "verify", "orders", "--bandwidth", "1GiB")
+        #expect(broken.code == 4)
+        #expect(broken.errors.contains("verify queue orders: 1 damaged ranges"))
+        let damages = try #require(try broken.object()["damages"] as? [[String: Any]])
+        #expect(damages.count == 1)
+        let damage = try #require(damages.first)
+        #expect(damage["queue"] as? String == "orders")
+        #expect(damage["id"] as? Int == ids.last)
+        #expect(damage["file"] as? String == "segments/" + file)
+        #expect(damage["first_byte"] as? Int == 4096)
+        #expect(try #require(damage["end_byte"] as? Int) > 4096 + 5000)
+        #expect(damage["first_offset"] as? Int == 0)
+        #expect(try #require(damage["end_offset"] as? Int) > 0)
+
+        let info = try bench.json("storage", "info")
+        #expect(info.code == 0)
+        #expect(try info.object()["damages"] as? [[String: Any]] as NSArray? == damages as NSArray)
+        let all = try #require(try info.object()["shards"] as? [[String: Any]])
+        #expect(all.compactMap { $0["shard"] as? Int } == Array(0..<shards))
+        #expect(all.compactMap { $0["damaged_ranges"] as? Int }.reduce(0, +) == 1)
+        #expect(try bench.run(["storage", "info"]).output.contains(file))
+        let csv = try bench.run(["storage", "info", "ticks", "-o", "csv"]).output
+        #expect(csv.split(separator: "\r\n").count == 2)
+        #expect(try bench.json("storage", "verify", "none").code == 1)
+        #expect(try bench.json("storage", "info", "none").code == 1)
+    }
+
+    /// - Returns: the name of the file, of the first segment.
+    private func flip(byte: UInt64, ofPartition id: Int, _ broker: LiveBroker) throws -> String {
+        let directory = broker.path + "/data/segments"
+        let digits = "\(id)"
+        let prefix = String(repeating: "0", count: 10 - digits.count) + digits + "-"
+        let names = try FileManager.default.contentsOfDirectory(atPath: directory)
+        let file = try #require(names.sorted().first { $0.hasPrefix(prefix) })
+        let handle = try #require(FileHandle(forUpdatingAtPath: directory + "/" + file))
+        defer { try? handle.close() }
+        try handle.seek(toOffset: byte)
+        var bytes = try #require(try handle.read(upToCount: 1))
+        bytes[bytes.startIndex] ^= 0x10
+        try handle.seek(toOffset: byte)
+        try handle.write(contentsOf: bytes)
+        try handle.synchronize()
+        return file
     }
 }

@@ -109,9 +109,36 @@ package struct Report: Sendable {
     }
 }
 
+/// An answer in several tables.
+package struct Tables: Sendable {
+    /// Each with its name in JSON.
+    package var tables: [(key: String, rows: Rows)]
+    /// The one that CSV has, which takes no more.
+    package var csvKey: String
+
+    package init(tables: [(key: String, rows: Rows)], csvKey: String) {
+        self.tables = tables
+        self.csvKey = csvKey
+    }
+
+    /// One below the other; those without rows are left away, but for the first.
+    package var table: String {
+        tables.enumerated().filter { $0.offset == 0 || !$0.element.rows.rows.isEmpty }
+            .map(\.element.rows.table).joined(separator: "\n")
+    }
+
+    /// One object of arrays.
+    package var json: JSONValue { .object(tables.map { ($0.key, $0.rows.json) }) }
+
+    package var csv: String { tables.first { $0.key == csvKey }?.rows.csv ?? "" }
+}
+
 extension OutputFormat {
     /// Prints an answer in this format, and to the end.
     func print(_ rows: Rows) throws(Failure) { try print(rows.table, rows.json, rows.csv) }
+    func print(_ tables: Tables) throws(Failure) {
+        try print(tables.table, tables.json, tables.csv)
+    }
     func print(_ report: Report) throws(Failure) {
         try print(report.table, report.json, report.csv)
     }
