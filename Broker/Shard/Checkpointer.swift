@@ -88,6 +88,14 @@ package struct Checkpointer {
 
     fileprivate mutating func enter(_ next: Phase) { phase = next }
 
+    /// True when one is under way, and what it will say is settled.
+    var hasSnapshot: Bool {
+        switch phase {
+        case .waitingForJournal, .opening, .writing, .syncingFile, .syncingItsName: true
+        case .idle, .flushing, .syncing, .syncingNames: false
+        }
+    }
+
     /// Gives up the memory of a checkpoint that is under way.
     func free() { memory?.deallocate() }
 
@@ -144,6 +152,7 @@ extension ShardMachine {
         if stage == .starting { return mayBeginFirstCheckpoint }
         if stage == .stopped { return false }
         if stage == .stopping { return stopMayFinish && !checkpointer.finalIsDone }
+        if backup.holdsCheckpoints { return false }
         if checkpointer.isDue { return true }
         let grown = journal.openPosition - checkpointer.lastPosition
         if grown > marks.checkpointGrowth { return true }
@@ -364,7 +373,7 @@ extension ShardMachine {
         }
         // What nothing refers to any more, a few at a time.
         var removals = 0
-        while stage != .starting, !effects.isFull, removals < 4,
+        while stage != .starting, !backup.holdsFiles, !effects.isFull, removals < 4,
             let name = checkpointer.removals.popLast()
         {
             removals += 1

@@ -39,6 +39,7 @@ package struct ShardMachine: ~Copyable {
     package var socketCount = 0
     package var scrubber = Scrubber()
     var quarantine = Quarantine()
+    package var backup = BackupHold()
 
     /// What journal groups commit when they are on stable storage, and when they are written.
     var syncedNotes = CommitNotes()
@@ -317,6 +318,7 @@ package struct ShardMachine: ~Copyable {
         advanceColdReads()
         if !endings.isEmpty { endSubscriptions() }
         advanceCheckpoint()
+        if backup.isOn { advanceBackup() }
         if now.monotonic.since(lastHousekeeping) >= .milliseconds(1) { housekeep() }
         if wakesParked { wakeParked() }
         if !peers.isAlone { takeOwnMessages() }
@@ -382,7 +384,7 @@ package struct ShardMachine: ~Copyable {
             return true
         }
         guard stage != .starting else { return !hasFailed && canWriteBehind }
-        if !checkpointer.removals.isEmpty { return true }
+        if !checkpointer.removals.isEmpty, !backup.holdsFiles { return true }
         return !hasFailed && (journal.canWrite || journal.canSync || canWriteBehind)
     }
 
