@@ -44,6 +44,16 @@ package enum OptionTable {
             return !values[0].isEmpty
         },
         ServerOption(
+            name: "backup-dir",
+            placeholder: "DIR|none",
+            help: "where brokerctl backup has images made; none: nowhere",
+            standard: "none",
+            range: "a directory, or none"
+        ) { options, values in
+            options.backupDirectory = values[0] == "none" ? nil : values[0]
+            return !values[0].isEmpty
+        },
+        ServerOption(
             name: "listen",
             placeholder: "HOST:PORT|unix:PATH",
             help: "where clients connect; may be repeated",

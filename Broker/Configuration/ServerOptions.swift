@@ -30,6 +30,8 @@ package struct ServerOptions: Sendable, Equatable {
     package static let journalBytesDefault: UInt64 = 512 << 20
 
     package var dataDirectory = ""
+    /// `nil`: no images are made.
+    package var backupDirectory: String?
     package var listen = [ServerAddress.standard]
     /// `nil` when it is off.
     package var admin: AdminAddress? = AdminAddress(host: "127.0.0.1", port: 7480)

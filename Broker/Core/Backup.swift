@@ -57,6 +57,22 @@ public struct BackupPlan: Sendable, Equatable {
     }
 }
 
+extension BackupPlan {
+    /// A partition of which shards think differently where it lives: it moved between their moments, and may be
+    /// with neither. `nil`: the plans make an image.
+    ///
+    /// - Parameter plans: of all shards, shard 0's last.
+    public static func movedPartition(_ plans: [BackupPlan]) -> UInt32? {
+        guard let last = plans.last?.placements else { return nil }
+        for plan in plans {
+            // One that was made or deleted meanwhile is known to shard 0, who has the say.
+            for (id, (before, now)) in zip(plan.placements, last).enumerated()
+            where before != now && before != .max && now != .max { return UInt32(id) }
+        }
+        return nil
+    }
+}
+
 /// Copies one shard's part of an image. Its caller's thread waits for the disk: it is none of a shard's.
 public struct BackupCopy: ~Copyable {
     private static let pieceBytes = 1 << 20

@@ -32,11 +32,15 @@ package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
     private var duty = DutyCycle()
     private var isAccepting = false
     private let log: (ShardEvent) -> Void
+    private let backups: BackupRunner?
+    /// What was taken in of `ShardControl.backupWish`, and whether the plan was told.
+    private var backupWish = BackupWish.nothing
+    private var backupIsTold = false
 
     /// Opens the journal's files and directories; the machine has been recovered.
     package init(
         machine: consuming ShardMachine, configuration: ShardConfiguration, control: ShardControl,
-        mail: MailRoom? = nil, log: @escaping (ShardEvent) -> Void
+        mail: MailRoom? = nil, backups: BackupRunner? = nil, log: @escaping (ShardEvent) -> Void
     ) throws(SystemError) {
         port = try Port(
             ShardPortSetup(
@@ -46,6 +50,7 @@ package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
                 journalFiles: machine.journal.geometry.fileCount,
                 filesMax: machine.limits.filesMax, opensDirect: configuration.usesDirectIO))
         self.log = log
+        self.backups = backups
         self.control = control
         self.mail = mail
         number = Int(configuration.shard)
@@ -171,6 +176,8 @@ package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
         if control.reportIsWanted { publishReport() }
         if control.diskIsNew, let space = control.takeDisk() { machine.observed(space) }
         if !machine.events.isEmpty { reportEvents() }
+        if control.backupWish | backupWish.number > 0 { followBackup() }
+        if machine.hasBackupJob { serveBackupJob() }
         if !closing.isEmpty { work += finishClosing() }
         return work
     }
@@ -246,6 +253,37 @@ package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
             published.duty = duty
             if stage == .stopping { published.stage = "stopping" }
             published.failure = report.counters.storageFailure
+        }
+    }
+
+    /// Holds back what the backup wants, and tells what may be copied.
+    private mutating func followBackup() {
+        let wish = control.takeBackupWish()
+        if wish.number != backupWish.number {
+            machine.endBackup()
+            control.publish { $0.backupPlan = nil }
+            backupIsTold = false
+            if wish.number > 0 { _ = machine.beginBackup() }
+        }
+        backupWish = wish
+        switch wish {
+        case .nothing, .checkpoint: break
+        case .everything: machine.holdForBackup()
+        case .files: machine.releaseJournalOfBackup()
+        }
+        guard wish.number > 0 else { return }
+        // A stop or a failure ends it, or it did not begin.
+        guard machine.backup.isOn else { return control.noteBroken(backup: wish.number) }
+        guard !backupIsTold, let plan = machine.backup.plan else { return }
+        backupIsTold = true
+        control.publish { $0.backupPlan = (wish.number, plan) }
+    }
+
+    private mutating func serveBackupJob() {
+        if let job = machine.takeBackupJob() { backups?.start(job) }
+        if machine.backupIsAbandoned { control.noteAbandoned() }
+        if control.backupHasEnded, let outcome = control.takeBackupOutcome() {
+            machine.backupEnded(outcome)
         }
     }
 

@@ -16,6 +16,11 @@ package final class ShardControl: Sendable {
     private let diskAvailable = Atomic<UInt64>(0)
     private let diskFlag = Atomic<Bool>(false)
     private let published = Mutex<Published>(Published())
+    private let backupWishes = Atomic<UInt64>(0)
+    private let brokenBackup = Atomic<UInt64>(0)
+    private let abandonedBackup = Atomic<Bool>(false)
+    private let backupOutcome = Mutex<BackupOutcome?>(nil)
+    private let backupOutcomeFlag = Atomic<Bool>(false)
     /// Wakes a sleeping loop.
     package let eventDescriptor: Int32
 
@@ -33,6 +38,8 @@ package final class ShardControl: Sendable {
         package var reportNumber: UInt64 = 0
         package var duty = DutyCycle()
         package var failure: String?
+        /// What the shard holds for a backup, by the backup's number.
+        package var backupPlan: (number: UInt64, plan: BackupPlan)?
 
         package init() {}
     }
@@ -62,6 +69,21 @@ package final class ShardControl: Sendable {
         diskAvailable.store(disk.availableBytes, ordering: .relaxed)
         diskFlag.store(true, ordering: .releasing)
     }
+    func wish(backup: BackupWish) {
+        if case .checkpoint = backup { abandonedBackup.store(false, ordering: .relaxed) }
+        backupWishes.store(backup.rawValue, ordering: .releasing)
+        millrace_event_signal(eventDescriptor)
+    }
+    /// Of the first shard: an image is made, or not.
+    func note(backup outcome: BackupOutcome) {
+        backupOutcome.withLock { $0 = outcome }
+        backupOutcomeFlag.store(true, ordering: .releasing)
+        millrace_event_signal(eventDescriptor)
+    }
+    func isBroken(backup number: UInt64) -> Bool {
+        brokenBackup.load(ordering: .acquiring) == number
+    }
+    var backupIsAbandoned: Bool { abandonedBackup.load(ordering: .relaxed) }
     package var current: Published { published.withLock { $0 } }
     /// When the loop last ran, on the monotonic clock.
     package var lastBeat: MonotonicTime {
@@ -79,11 +101,56 @@ package final class ShardControl: Sendable {
             usedBytes: diskUsed.load(ordering: .relaxed),
             availableBytes: diskAvailable.load(ordering: .relaxed))
     }
+    @inline(__always) var backupWish: UInt64 { backupWishes.load(ordering: .relaxed) }
+    @inline(__always) var backupHasEnded: Bool { backupOutcomeFlag.load(ordering: .relaxed) }
+    func takeBackupWish() -> BackupWish {
+        BackupWish(rawValue: backupWishes.load(ordering: .acquiring))
+    }
+    func takeBackupOutcome() -> BackupOutcome? {
+        guard backupOutcomeFlag.exchange(false, ordering: .acquiring) else { return nil }
+        return backupOutcome.withLock { $0.take() }
+    }
+    /// The shard holds nothing back any more, or never did.
+    func noteBroken(backup number: UInt64) { brokenBackup.store(number, ordering: .releasing) }
+    func noteAbandoned() { abandonedBackup.store(true, ordering: .relaxed) }
     func takeReportRequest() -> Bool { reportFlag.exchange(false, ordering: .acquiring) }
     @inline(__always) package func beat(_ now: MonotonicTime) {
         beatNanoseconds.store(now.nanoseconds, ordering: .relaxed)
     }
     package func publish(_ body: (inout Published) -> Void) { published.withLock { body(&$0) } }
+}
+
+/// What the backup with a number wants a shard to hold back. Numbers begin at 1, and are never used again.
+enum BackupWish: Equatable {
+    case nothing
+    /// It is not its turn yet: a checkpoint may come before.
+    case checkpoint(number: UInt64)
+    case everything(number: UInt64)
+    /// Its journal is copied.
+    case files(number: UInt64)
+
+    var number: UInt64 {
+        switch self {
+        case .nothing: 0
+        case .checkpoint(let number), .everything(let number), .files(let number): number
+        }
+    }
+    var rawValue: UInt64 {
+        switch self {
+        case .nothing: 0
+        case .checkpoint(let number): number << 2 | 1
+        case .everything(let number): number << 2 | 2
+        case .files(let number): number << 2 | 3
+        }
+    }
+    init(rawValue: UInt64) {
+        switch rawValue & 3 {
+        case 1: self = .checkpoint(number: rawValue >> 2)
+        case 2: self = .everything(number: rawValue >> 2)
+        case 3: self = .files(number: rawValue >> 2)
+        default: self = .nothing
+        }
+    }
 }
 
 /// How a loop spent its time: a cycle that found nothing is idle, even on a busy core.

@@ -25,6 +25,8 @@ package struct ShardConfiguration: Sendable {
     package var hostFacts: [Pair]
     /// Take the tails' memory from the system at the start, not as records come.
     package var takesMemory: Bool
+    /// Where images go; `nil`: none are made.
+    package var backupDirectory: String?
 
     package init(
         dataDirectory: String, limits: ShardLimits, geometry: JournalGeometry,
@@ -64,6 +66,7 @@ package enum ShardThread {
         var cpus: [Int]
         var controls: [ShardControl]
         var mail: MailRoom?
+        var backups: BackupRunner?
         var log: @Sendable (UInt16, ShardEvent) -> Void
         var ended: @Sendable (UInt16, ShardEnd) -> Void
     }
@@ -85,7 +88,8 @@ package enum ShardThread {
         configuration.limits = configuration.limits.divided(among: controls.count)
         let crew = Crew(
             configuration: configuration, cpus: cpus, controls: controls,
-            mail: controls.count > 1 ? MailRoom(controls) : nil, log: log, ended: ended)
+            mail: controls.count > 1 ? MailRoom(controls) : nil,
+            backups: BackupRunner(configuration, controls: controls), log: log, ended: ended)
         try DetachedThread.start("shard-0", stackBytes: 8 << 20) { begin(crew) }
     }
 
@@ -187,16 +191,17 @@ package enum ShardThread {
                 recovered: recovered, limits: configuration.limits,
                 addresses: configuration.addresses, shards: crew.controls.count, now: Clock.now)
             machine.hostFacts = configuration.hostFacts
+            machine.offersBackups = crew.backups != nil
             switch configuration.loop {
             case .uring:
                 var shard = try Shard<RingPort>(
                     machine: machine, configuration: configuration, control: control,
-                    mail: crew.mail, log: log)
+                    mail: crew.mail, backups: crew.backups, log: log)
                 shard.run()
             case .epoll:
                 var shard = try Shard<EpollPort>(
                     machine: machine, configuration: configuration, control: control,
-                    mail: crew.mail, log: log)
+                    mail: crew.mail, backups: crew.backups, log: log)
                 shard.run()
             }
             return .stopped

@@ -3,7 +3,8 @@ package import BrokerCore
 internal import LogStorage
 
 // How it works. A backup wants one moment of the shard (`BackupPlan`). First a checkpoint is waited for, so that little
-// of the journal goes with it; then no further one begins. What is staged becomes durable, and the moment is there: the
+// of the journal goes with it, and all shards may do so at once; then, in the backup's order, the shard begins to hold:
+// no further checkpoint begins, what is staged becomes durable, and the moment is there: the
 // latest checkpoint, the journal from where that needs it, and what of each segment is on stable storage. Nothing of it
 // may go before it is copied, so until then no file is removed, and as long as the journal is copied no checkpoint
 // begins. If the journal fills up meanwhile, publishes wait as they always do then.
@@ -22,6 +23,8 @@ package struct BackupHold {
     }
     fileprivate var phase = Phase.none
     package fileprivate(set) var plan: BackupPlan?
+    /// It is this shard's turn.
+    fileprivate var mayHold = false
 
     /// No checkpoint begins.
     var holdsCheckpoints: Bool {
@@ -36,15 +39,21 @@ package struct BackupHold {
 }
 
 extension ShardMachine {
-    /// Begins to hold back what a backup needs; `backup.plan` tells when it may copy.
+    /// Waits for a checkpoint, for a backup.
     ///
     /// - Returns: false when there is a backup already, or the shard does not serve.
     package mutating func beginBackup() -> Bool {
         guard stage == .ready, !hasFailed, !backup.isOn else { return false }
         if checkpointer.phase == .idle { checkpointer.isDue = true }
+        backup = BackupHold()
         backup.phase = .awaitingCheckpoint(
             checkpointer.hasSnapshot ? checkpointer.sequence : checkpointer.sequence + 1)
         return true
+    }
+
+    /// Behind that checkpoint, holds back what a backup needs; `backup.plan` tells when it may copy.
+    package mutating func holdForBackup() {
+        if backup.isOn { backup.mayHold = true }
     }
 
     /// Journal and checkpoint are copied.
@@ -60,7 +69,8 @@ extension ShardMachine {
         switch backup.phase {
         case .none, .holdingJournal, .holdingFiles: return
         case .awaitingCheckpoint(let sequence):
-            guard checkpointer.phase == .idle, checkpointer.sequence >= sequence else { return }
+            guard backup.mayHold, checkpointer.phase == .idle, checkpointer.sequence >= sequence
+            else { return }
             backup.phase = .closingGroup
             advanceBackup()
         case .closingGroup:

@@ -247,6 +247,7 @@ extension ShardMachine {
         case .shardList: return shardList(request)
         case .storageDescribe: return storageDescribe(request)
         case .storageVerify: return storageVerify(request)
+        case .backup: return backUp(request)
         case .goodbye, .publish, .confirm, .deliver, .assignment, .ended, .skipped, .error:
             return refuse(request, .unknownOpcode, "\(opcode) is not a request")
         }
@@ -257,7 +258,7 @@ extension ShardMachine {
     private func isAnswered(afterFailure opcode: Opcode) -> Bool {
         switch opcode {
         case .queueCreate, .queueAlter, .queueDelete, .queuePurge, .queueMove, .producerOpen,
-            .storageVerify:
+            .storageVerify, .backup:
             false
         case .queueDescribe, .queueList, .groupDescribe, .groupList, .subscribe:
             (lastChangeGroup ?? 0) < journal.durableGroup

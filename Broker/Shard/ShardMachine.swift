@@ -40,6 +40,10 @@ package struct ShardMachine: ~Copyable {
     package var scrubber = Scrubber()
     var quarantine = Quarantine()
     package var backup = BackupHold()
+    /// On shard 0: what was asked for.
+    var backupJob: BackupJob?
+    /// The operator has said where images go.
+    package var offersBackups = false
 
     /// What journal groups commit when they are on stable storage, and when they are written.
     var syncedNotes = CommitNotes()

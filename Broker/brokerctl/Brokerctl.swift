@@ -16,7 +16,9 @@ package struct Brokerctl: ParsableCommand {
                   brokerctl queue create orders --partitions 8
                   brokerctl --server broker-1:7400 queue ls -o json
                 """,
-            subcommands: [Server.self, Shard.self, Storage.self, Queue.self, Group.self]
+            subcommands: [
+                Server.self, Shard.self, Storage.self, Backup.self, Queue.self, Group.self,
+            ]
         )
     }
 

@@ -97,7 +97,7 @@ enum Broker {
             return EventRelay(logger: named)
         }
         let ending = Ending(shards: controls.count)
-        try ShardThread.start(
+        var configuration =
             ShardConfiguration(
                 dataDirectory: options.dataDirectory,
                 limits: options.limits,
@@ -110,7 +110,10 @@ enum Broker {
                 usesDirectIO: directory.directAlignment != nil,
                 hostFacts: facts,
                 takesMemory: takesMemory
-            ),
+            )
+        configuration.backupDirectory = options.backupDirectory
+        try ShardThread.start(
+            configuration,
             cpus: pinned,
             controls: controls,
             log: { relays[Int($0)].append($1) },

@@ -32,6 +32,7 @@ public enum Opcode: UInt16, Sendable, CaseIterable {
     case shardList = 0x0502
     case storageDescribe = 0x0503
     case storageVerify = 0x0504
+    case backup = 0x0505
 
     // 0x0600 ..< 0x0700 cache, 0x0700 ..< 0x0800 what shards say to each other: reserved.
 
@@ -45,7 +46,7 @@ public enum Opcode: UInt16, Sendable, CaseIterable {
             true
         case .hello, .ping, .goodbye, .queueDescribe, .queueList, .publish, .confirm, .unsubscribe,
             .credit, .deliver, .ack, .assignment, .ended, .skipped, .groupDescribe, .groupList,
-            .serverDescribe, .shardList, .storageDescribe, .storageVerify, .error:
+            .serverDescribe, .shardList, .storageDescribe, .storageVerify, .backup, .error:
             false
         }
     }

@@ -49,6 +49,7 @@ public enum StatusCode: UInt16, Sendable, CaseIterable {
     case recovering = 84
     case limitReached = 85
     case diskFull = 86
+    case backupFailed = 87
 
     /// What the requester may do about it.
     public enum Class: UInt8, Sendable {
@@ -66,7 +67,7 @@ public enum StatusCode: UInt16, Sendable, CaseIterable {
     public var errorClass: Class {
         switch self {
         case .ok: .none
-        case .deadlineExceeded, .busy, .recovering, .diskFull: .retry
+        case .deadlineExceeded, .busy, .recovering, .diskFull, .backupFailed: .retry
         case .shuttingDown, .wrongShard: .retryElsewhere
         case .producerUnknown, .storageFailed: .outcomeUnknown
         case .badFrame, .badChecksum, .frameTooLarge, .unknownOpcode, .unsupportedVersion,

@@ -338,3 +338,59 @@ public struct StorageVerifyReply: WireMessage {
         checks = try parser.list(of: StorageCheck.self, itemBytesMin: 10)
     }
 }
+
+/// Asks for an image of the data directory, below the directory that the server was given for them.
+public struct BackupRequest: WireMessage {
+    public static let nameBytesMax = 200
+    public var name: String
+    /// Bytes per second; 0: as fast as it goes.
+    public var bandwidth: UInt64
+    public init(name: String, bandwidth: UInt64 = 0) {
+        self.name = name
+        self.bandwidth = bandwidth
+    }
+    public func encode(into builder: inout ByteBuilder) {
+        builder.put(name)
+        builder.put(bandwidth)
+    }
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
+        name = try parser.string()
+        bandwidth = try parser.u64()
+    }
+}
+
+/// The image is whole, on stable storage.
+public struct BackupReply: WireMessage {
+    /// On the server's machine.
+    public var path: String
+    /// Segments, and how many of them are links.
+    public var files: UInt64
+    public var linkedFiles: UInt64
+    /// Written, journals included.
+    public var copiedBytes: UInt64
+    public var milliseconds: UInt64
+    public init(
+        path: String, files: UInt64 = 0, linkedFiles: UInt64 = 0, copiedBytes: UInt64 = 0,
+        milliseconds: UInt64 = 0
+    ) {
+        self.path = path
+        self.files = files
+        self.linkedFiles = linkedFiles
+        self.copiedBytes = copiedBytes
+        self.milliseconds = milliseconds
+    }
+    public func encode(into builder: inout ByteBuilder) {
+        builder.put(path)
+        builder.put(files)
+        builder.put(linkedFiles)
+        builder.put(copiedBytes)
+        builder.put(milliseconds)
+    }
+    public init(from parser: inout ByteParser) throws(ByteParserError) {
+        path = try parser.string()
+        files = try parser.u64()
+        linkedFiles = try parser.u64()
+        copiedBytes = try parser.u64()
+        milliseconds = try parser.u64()
+    }
+}

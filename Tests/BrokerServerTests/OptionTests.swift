@@ -86,10 +86,11 @@ import Testing
             "--drain-timeout", "250ms", "--disk-warn", "60", "--disk-refuse", "70",
             "--disk-reads-only", "75", "--disk-reserve", "1MiB",
             "--partitions-per-queue-max", "13", "--producer-expiry", "1h", "--log-level", "debug",
-            "--log-format", "json",
+            "--log-format", "json", "--backup-dir", "/images",
         ])
         #expect(options.listen == [.tcp(host: "::1", port: 7400), .unix(path: "/tmp/m.sock")])
         #expect(options.admin == nil)
+        #expect(options.backupDirectory == "/images")
         #expect(options.cpu == 1)
         #expect(options.loop == .epoll)
         #expect(options.idle == .block)

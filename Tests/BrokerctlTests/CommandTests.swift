@@ -73,7 +73,7 @@ import brokerctl
         let verbs = [
             "server status", "queue create", "queue ls", "queue info", "queue alter", "queue rm",
             "queue publish", "queue consume", "queue purge", "group ls", "group info",
-            "storage info", "storage verify",
+            "storage info", "storage verify", "backup",
         ]
         for verb in verbs {
             let result = try run(verb.split(separator: " ").map(String.init) + ["--help"])

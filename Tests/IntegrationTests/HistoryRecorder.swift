@@ -121,7 +121,9 @@ final class HistoryRecorder: Sendable {
     }
 
     /// What a producer sent and was told.
-    func published(_ history: SentHistory) {
+    ///
+    /// - Parameter ends: by partition: what was confirmed from there on is left open; `nil`: nothing.
+    func published(_ history: SentHistory, confirmedBelow ends: [UInt64]? = nil) {
         state.withLock { state in
             let producer = "\(history.stream.producer)"
             for number in 0..<UInt64(history.sentCount) {
@@ -144,6 +146,7 @@ final class HistoryRecorder: Sendable {
                 case .confirmed(let place): offset = place
                 case .confirmedSomewhere: offset = nil
                 }
+                if let ends, (offset ?? .max) >= ends[Int(partition)] { continue }
                 write(
                     .confirmed(
                         .init(

@@ -15,22 +15,39 @@ final class LiveBroker {
     /// How many shards each start has, over and over.
     private let shards: [Int]
     private let listen: [String]
+    private let data: String
+    private let more: [String]
     private(set) var child: BrokerChild
     private var starts = 0
 
-    /// - Parameter listen: addresses beside the port that the kernel chooses, which is another one
-    ///   at each start.
+    /// - Parameters:
+    ///   - listen: addresses beside the port that the kernel chooses, which is another one at each
+    ///     start.
+    ///   - data: a data directory that is there already; `nil`: one of its own.
+    ///   - more: further options.
     init(
         _ loop: LoopKind,
         shards: [Int] = [1],
-        listen: (_ directory: String) -> [String] = { _ in [] }
+        listen: (_ directory: String) -> [String] = { _ in [] },
+        data: String? = nil,
+        more: [String] = []
     ) throws {
         self.loop = loop
         self.shards = shards
         executable = try Executable.named("brokerd")
         directory = try TemporaryDirectory(prefix: "millrace-test")
         self.listen = listen(directory.path)
-        child = try Self.spawn(executable, directory, self.listen, 1, loop, shards[0])
+        self.data = data ?? directory.path + "/data"
+        self.more = more
+        child = try Self.spawn(
+            executable,
+            directory.path,
+            self.data,
+            self.listen.flatMap { ["--listen", $0] } + more,
+            1,
+            loop,
+            shards[0]
+        )
         starts = 1
         _ = try waitUntilReady()
     }
@@ -47,22 +64,25 @@ final class LiveBroker {
 
     private static func spawn(
         _ executable: String,
-        _ directory: TemporaryDirectory,
-        _ listen: [String],
+        _ directory: String,
+        _ data: String,
+        _ options: [String],
         _ number: Int,
         _ loop: LoopKind,
         _ shards: Int
     ) throws -> BrokerChild {
-        var options = BrokerChild.Options(
+        var settings = BrokerChild.Options(
             executable: executable,
-            dataDirectory: directory.path + "/data",
-            logPath: directory.path + "/brokerd-\(number).log"
+            dataDirectory: data,
+            logPath: directory + "/brokerd-\(number).log"
         )
-        options.more =
-            ["--loop", loop.rawValue, "--shards", "\(shards)"]
-            + (["\(BrokerChild.host):0"] + listen).flatMap { ["--listen", $0] }
-        return try BrokerChild(options)
+        settings.more =
+            ["--loop", loop.rawValue, "--shards", "\(shards)", "--listen", "\(BrokerChild.host):0"]
+            + options
+        return try BrokerChild(settings)
     }
+
+    private var options: [String] { listen.flatMap { ["--listen", $0] } + more }
 
     /// Starts it again on the same directory.
     ///
@@ -70,7 +90,7 @@ final class LiveBroker {
     func restart() throws -> Duration {
         starts += 1
         let count = shards[(starts - 1) % shards.count]
-        child = try Self.spawn(executable, directory, listen, starts, loop, count)
+        child = try Self.spawn(executable, directory.path, data, options, starts, loop, count)
         return try waitUntilReady()
     }
 

@@ -74,7 +74,8 @@ import WireProtocol
 
     /// Takes an image as the broker does: shard 0's moment last.
     private func image(
-        of load: Load, shards: Int, between: () -> Void = {}
+        of load: Load, shards: Int, beforeMoment: (Int) -> Void = { _ in },
+        between: () -> Void = {}
     ) throws -> (disk: SimulatedDisk, plans: [BackupPlan]) {
         let target = SimulatedDisk()
         func copy(_ shard: Int, _ pace: @escaping () -> Void) -> BackupCopy {
@@ -91,6 +92,12 @@ import WireProtocol
             #expect(begins)
             let again = load.shard.withMachine(shard) { $0.beginBackup() }
             #expect(!again)
+        }
+        for shard in (0..<shards).reversed() {
+            let early = load.shard.withMachine(shard) { $0.backup.plan }
+            #expect(early == nil)
+            beforeMoment(shard)
+            load.shard.withMachine(shard) { $0.holdForBackup() }
             for _ in 0..<500 where load.shard.withMachine(shard, { $0.backup.plan == nil }) {
                 load.work()
             }
@@ -138,7 +145,8 @@ import WireProtocol
         let acked = load.runner.history.acksConfirmed
         let checkpoints = load.shard.machine.counters.checkpoints
         var removed = 0
-        let (disk, plans) = try image(of: load, shards: shards.before) { removed = load.removals }
+        let (disk, plans) = try image(
+            of: load, shards: shards.before, between: { removed = load.removals })
         #expect(load.removals == removed)
         for _ in 0..<40 { load.work() }
         // Retention and deletes went on, and what was held back is done.
@@ -169,12 +177,50 @@ import WireProtocol
         for name in ["orders", "kept", "ticks", "notes"] { #expect(found.queues[name] != nil) }
     }
 
+    @Test("a partition that moves meanwhile is found out, or the image has it")
+    func moving() throws {
+        var (moved, whole) = (0, 0)
+        for seed in UInt64(1)...24 {
+            let load = try Load(shards: 3, seed: seed)
+            for _ in 0..<20 { load.work() }
+            let confirmed = load.orders.map { load.confirmed($0) }
+            // The first of them lives on the first shard, and goes to the second.
+            let partition = try #require(load.orders.first)
+            let (disk, plans) = try image(
+                of: load, shards: 3,
+                beforeMoment: { shard in
+                    guard shard == Int(seed % 3) else { return }
+                    load.client.request(
+                        .queueMove, QueueMoveRequest(partition: partition, shard: 1))
+                    for _ in 0..<seed { load.work() }
+                })
+            for _ in 0..<20 { load.work() }
+            load.runner.settle(load.client, load.orders)
+            #expect(load.runner.violation == nil)
+            guard BackupPlan.movedPartition(plans) == nil else {
+                moved += 1
+                continue
+            }
+            whole += 1
+            let report = try check(disk, load.shard.settings)
+            #expect(report.damages.isEmpty, "\(report.damages)")
+            let restored = try SimulatedShard(disk: disk, settings: load.shard.settings, seed: seed)
+            let found = try ReadBack(from: restored)
+            for (partition, count) in zip(load.orders, confirmed) {
+                #expect((found.records[partition] ?? []).count >= count)
+            }
+        }
+        #expect(moved > 0)
+        #expect(whole > 0)
+    }
+
     @Test("a stop in the middle of it ends it; what was copied is no plan any more")
     func stopped() throws {
         let load = try Load(shards: 1, seed: 1)
         for _ in 0..<20 { load.work() }
         let begins = load.shard.withMachine(0) { $0.beginBackup() }
         #expect(begins)
+        load.shard.withMachine(0) { $0.holdForBackup() }
         for _ in 0..<500 where load.shard.machine.backup.plan == nil { load.work() }
         #expect(load.shard.machine.backup.plan != nil)
         load.runner.stop()

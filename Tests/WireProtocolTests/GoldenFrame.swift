@@ -845,6 +845,25 @@ extension GoldenFrame {
                 StorageCheck(shard: 0, number: 3), StorageCheck(shard: 1, number: 1),
             ])
         ),
+        GoldenFrame(
+            "backup-request",
+            .backup,
+            correlation: 19,
+            BackupRequest(name: "nightly", bandwidth: 104_857_600)
+        ),
+        GoldenFrame(
+            "backup-reply",
+            .backup,
+            flags: reply,
+            correlation: 19,
+            BackupReply(
+                path: "/backup/nightly",
+                files: 12,
+                linkedFiles: 9,
+                copiedBytes: 805_306_368,
+                milliseconds: 7_700
+            )
+        ),
     ]
 
     private static let errors = [

@@ -13,7 +13,7 @@ extension ShardMachine {
         let everybody = (0..<UInt16(peers.count)).map { $0 }
         let body = [UInt8](request.body)
         switch opcode {
-        case .queueCreate, .queueAlter, .queueDelete, .queueMove, .producerOpen:
+        case .queueCreate, .queueAlter, .queueDelete, .queueMove, .producerOpen, .backup:
             guard peers.own != 0 else { return nil }
             return gather(request, body: body, from: [0], .pass)
         case .queueDescribe:

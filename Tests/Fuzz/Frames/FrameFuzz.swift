@@ -167,6 +167,12 @@ private func receive(_ opcode: Opcode, isRequest: Bool, _ body: UnsafeRawBufferP
         } else {
             roundTrip(StorageReply.self, body)
         }
+    case .backup:
+        if isRequest {
+            roundTrip(BackupRequest.self, body)
+        } else {
+            roundTrip(BackupReply.self, body)
+        }
     case .storageVerify:
         if isRequest {
             roundTrip(StorageVerifyRequest.self, body)
@@ -197,6 +203,7 @@ private let messages: [@Sendable (UnsafeRawBufferPointer) -> Void] = [
     { checkConfirms($0) }, { checkFields($0) },
     { roundTrip(StorageDescribeRequest.self, $0) }, { roundTrip(StorageReply.self, $0) },
     { roundTrip(StorageVerifyRequest.self, $0) }, { roundTrip(StorageVerifyReply.self, $0) },
+    { roundTrip(BackupRequest.self, $0) }, { roundTrip(BackupReply.self, $0) },
 ]
 
 /// Optional fields that are in order can be looked up, whichever is asked for.
