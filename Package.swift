@@ -257,8 +257,8 @@ let package = Package(
             of: [
                 "BrokerBasics", "WireProtocol", "LogStorage", "BrokerCore", "BrokerShard",
                 "ShardRuntime", "BrokerServer", "BrokerConfiguration", "BrokerAdmin",
-                "ChildProcess", "BrokerProcess", "BrokerTestSupport", "brokerd", "brokerctl",
-                "withouturing", logging,
+                "BlockingClient", "ChildProcess", "BrokerProcess", "BrokerTestSupport", "brokerd",
+                "brokerctl", "withouturing", logging,
             ]
         ),
     ]

@@ -174,7 +174,26 @@ int millrace_direct_alignment(int fd, uint32_t *memory_alignment, uint32_t *offs
     return 0;
 }
 
-int millrace_listen_tcp(const char *host, uint16_t port, int backlog, uint16_t *bound_port) {
+// Accepted sockets inherit what follows. tcp(7): probes begin when nothing came for TCP_KEEPIDLE, and the
+// connection ends when TCP_KEEPCNT of them in a row are not answered; TCP_USER_TIMEOUT ends it when what was
+// sent is not acknowledged, or the window stays shut, for that long.
+static int watch_peers(int fd, uint32_t milliseconds) {
+    int on = 1, count = 3;
+    int seconds = (int)(milliseconds / 1000);
+    int idle = seconds / 2 > 1 ? seconds / 2 : 1;
+    int interval = seconds / 6 > 1 ? seconds / 6 : 1;
+    if (setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on)) != 0
+        || setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle)) != 0
+        || setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval)) != 0
+        || setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count)) != 0
+        || setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &milliseconds, sizeof(milliseconds)) != 0)
+        return errno;
+    return 0;
+}
+
+int millrace_listen_tcp(
+    const char *host, uint16_t port, int backlog, uint32_t peer_milliseconds, uint16_t *bound_port
+) {
     struct addrinfo hints, *found = NULL;
     memset(&hints, 0, sizeof(hints));
     hints.ai_family = AF_UNSPEC;
@@ -189,6 +208,7 @@ int millrace_listen_tcp(const char *host, uint16_t port, int backlog, uint16_t *
     if (!error && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0) error = errno;
     // Accepted sockets inherit it: a confirm must not wait for the next one.
     if (!error && setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) != 0) error = errno;
+    if (!error) error = watch_peers(fd, peer_milliseconds);
     if (!error && bind(fd, found->ai_addr, found->ai_addrlen) != 0) error = errno;
     if (!error && listen(fd, backlog) != 0) error = errno;
     freeaddrinfo(found);

@@ -250,6 +250,12 @@ package enum OptionTable {
             (64 << 10)...(1 << 30),
             \.limits.inputBytesMax
         ),
+        size(
+            "input-memory",
+            "memory of all frames that came in part, or wait behind one that waits for room",
+            (1 << 20)...(1 << 40),
+            \.limits.inputMemoryBytesMax
+        ),
         count(
             "confirms-max",
             "runs of publishes that wait for their confirm, per connection",
@@ -267,6 +273,18 @@ package enum OptionTable {
             "when a connection that has not said HELLO is closed",
             .milliseconds(10) ... .seconds(3600),
             \.limits.helloNanoseconds
+        ),
+        duration(
+            "frame-timeout",
+            "when a connection is closed whose frame began to come and is not whole",
+            .milliseconds(10) ... .seconds(3600),
+            \.limits.frameNanoseconds
+        ),
+        duration(
+            "peer-timeout",
+            "when a TCP connection is closed whose other end answers nothing, or takes nothing",
+            .seconds(1) ... .seconds(86_400),
+            \.peerNanoseconds
         ),
         duration(
             "drain-timeout",

@@ -62,6 +62,7 @@ package struct EpollPort: ~Copyable, ShardPort {
     private let events: UnsafeMutablePointer<millrace_poll_event>
     private var eventCount = 0
     private var links: [Link] = []
+    private var tired = TiredListeners()
     private var sent: [Sent] = []
     private var opens: [UInt64: FileSlot] = [:]
     /// What the workers' queues had no room for, oldest first: the machine's limits bound it.
@@ -164,20 +165,34 @@ package struct EpollPort: ~Copyable, ShardPort {
     package mutating func startAccepting() {
         for (index, listener) in listeners.enumerated() {
             millrace_set_nonblocking(listener)
-            _ = millrace_poll_watch(
-                poll, listener, Self.token(.accept, UInt32(index)), true, false, false)
+            watchListener(index, true)
         }
+    }
+
+    private func watchListener(_ index: Int, _ isWatched: Bool) {
+        _ = millrace_poll_watch(
+            poll, listeners[index], Self.token(.accept, UInt32(index)), isWatched, false,
+            !isWatched)
+    }
+
+    package mutating func retryAccepting(_ machine: borrowing ShardMachine) {
+        guard machine.now.monotonic >= tired.retryAt, machine.stage == .ready else { return }
+        for listener in tired.takeAll() { watchListener(listener, true) }
     }
 
     private mutating func accept(_ listener: Int, _ machine: inout ShardMachine) {
         for _ in 0..<Self.acceptsMax {
             let fd = millrace_accept(listeners[listener])
-            if fd == -ECONNABORTED || fd == -EINTR { continue }
-            // EAGAIN: all are accepted. EMFILE and the like: the peer waits in the backlog, and is
-            // tried again in the next cycle.
-            guard fd >= 0 else { return }
+            if fd == -EAGAIN { return }
+            if fd < 0, TiredListeners.isOfPeer(-fd) { continue }
+            guard fd >= 0 else {
+                // epoll would say without end that somebody is there.
+                machine.acceptFailed(errno: -fd)
+                tired.add(listener, now: machine.now.monotonic)
+                return watchListener(listener, false)
+            }
             guard let index = machine.opened(peer: PeerName.of(fd)) else {
-                close(fd)
+                TurnedAway.close(fd, saying: machine.refusalOfConnection)
                 continue
             }
             while links.count <= Int(index) { links.append(Link()) }

@@ -12,15 +12,19 @@ package struct Listener: ~Copyable {
     /// listens until the kernel has taken its ring apart, a moment after the process is gone.
     package static let triesWhileInUse = 100
 
+    /// - Parameter peerNanoseconds: how long a TCP peer may answer nothing, or take nothing, before its
+    ///   connection ends. A Unix socket's peer is on this machine: its end is always seen.
     /// - Throws: `SystemError` with `EADDRINUSE` when somebody listens there for two seconds on end.
     package init(
-        _ address: ServerAddress, backlog: Int32 = 1024, triesWhileInUse: Int = triesWhileInUse
+        _ address: ServerAddress, backlog: Int32 = 1024, peerNanoseconds: UInt64 = .seconds(120),
+        triesWhileInUse: Int = triesWhileInUse
     ) throws(SystemError) {
         var port: UInt16 = 0
-        var fd = Self.listen(address, backlog, &port)
+        let patience = UInt32(clamping: peerNanoseconds / .milliseconds(1))
+        var fd = Self.listen(address, backlog, patience, &port)
         for _ in 0..<triesWhileInUse where fd == -EADDRINUSE {
             usleep(20_000)
-            fd = Self.listen(address, backlog, &port)
+            fd = Self.listen(address, backlog, patience, &port)
         }
         guard fd >= 0 else { throw SystemError("listening on \(address)", errno: -fd) }
         descriptor = fd
@@ -32,10 +36,10 @@ package struct Listener: ~Copyable {
     }
 
     private static func listen(
-        _ address: ServerAddress, _ backlog: Int32, _ port: inout UInt16
+        _ address: ServerAddress, _ backlog: Int32, _ patience: UInt32, _ port: inout UInt16
     ) -> Int32 {
         switch address {
-        case .tcp(let host, let wanted): millrace_listen_tcp(host, wanted, backlog, &port)
+        case .tcp(let host, let wanted): millrace_listen_tcp(host, wanted, backlog, patience, &port)
         case .unix(let path): millrace_listen_unix(path, backlog)
         }
     }

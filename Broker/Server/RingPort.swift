@@ -37,6 +37,7 @@ package struct RingPort: ~Copyable, ShardPort {
     private let journalIsRegistered: Bool
     private let listeners: [Int32]
     private var links: [Link] = []
+    private var tired = TiredListeners()
     private var opens: [UInt64: FileSlot] = [:]
     /// Paths that the kernel copies at the next enter.
     private var paths: [UnsafeMutablePointer<CChar>] = []
@@ -144,12 +145,22 @@ package struct RingPort: ~Copyable, ShardPort {
                 links[Int(index)] = Link(descriptor: fd)
                 receive(index)
             } else {
-                close(fd)
+                TurnedAway.close(fd, saying: machine.refusalOfConnection)
             }
         }
-        // EMFILE and the like end a multishot accept: it is armed again, and the peer waits in the
-        // backlog meanwhile.
-        if !completion.hasMore, machine.stage == .ready { accept(listener) }
+        guard !completion.hasMore, machine.stage == .ready else { return }
+        if completion.result >= 0 || TiredListeners.isOfPeer(-completion.result) {
+            accept(listener)
+        } else {
+            machine.acceptFailed(errno: -completion.result)
+            tired.add(listener, now: machine.now.monotonic)
+        }
+    }
+
+    @inline(__always)
+    package mutating func retryAccepting(_ machine: borrowing ShardMachine) {
+        guard machine.now.monotonic >= tired.retryAt, machine.stage == .ready else { return }
+        for listener in tired.takeAll() { accept(listener) }
     }
 
     private mutating func receive(_ index: Int32) {

@@ -172,6 +172,7 @@ package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
         control.beat(now.monotonic)
         var work = 0
         if machine.isReady, !isAccepting { work += startAccepting() }
+        port.retryAccepting(machine)
         if control.stopIsWanted { machine.beginStop() }
         if control.reportIsWanted { publishReport() }
         if control.diskIsNew, let space = control.takeDisk() { machine.observed(space) }

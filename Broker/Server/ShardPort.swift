@@ -36,6 +36,8 @@ package protocol ShardPort: ~Copyable {
     // Connections' beginnings and ends:
 
     mutating func startAccepting()
+    /// Asks those listeners again that found no descriptor or memory, when it is time.
+    mutating func retryAccepting(_ machine: borrowing ShardMachine)
     /// What comes is not passed on any more, and the peer is told that nothing follows.
     mutating func beginClosing(_ connection: Int32)
     /// True when a closing connection's peer has ended its side, and no send is in flight.

@@ -41,6 +41,8 @@ package struct Connection {
     package var inputCount = 0
     /// When the oldest byte of `input` came.
     package var inputSince = MonotonicTime.zero
+    /// When the frame at the front of `input` began to come, or what was in front of it was done.
+    package var frameSince = MonotonicTime.zero
     /// The next frame waits for room in journal, tail or send buffer.
     package var isParked = false
     package var isReceivePaused = false
@@ -93,14 +95,26 @@ package struct Connection {
         inputFrameBytesMax = frameBytesMax
     }
 
+    /// What `input` has when `count` more bytes are kept.
+    package func capacity(with count: Int) -> Int {
+        let needed = inputCount + count
+        guard needed > inputCapacity else { return inputCapacity }
+        var capacity = max(Self.inputCapacityMin, inputCapacity)
+        while capacity < needed { capacity *= 2 }
+        return capacity
+    }
+    private static let inputCapacityMin = 4096
+
     /// Keeps bytes for later.
     package mutating func keep(_ bytes: UnsafeRawPointer, count: Int, now: MonotonicTime) {
         guard count > 0 else { return }
-        if inputCount == 0 { inputSince = now }
+        if inputCount == 0 {
+            inputSince = now
+            frameSince = now
+        }
         let needed = inputCount + count
         if needed > inputCapacity {
-            var capacity = max(4096, inputCapacity)
-            while capacity < needed { capacity *= 2 }
+            let capacity = capacity(with: count)
             let larger = UnsafeMutableRawPointer.allocate(byteCount: capacity, alignment: 64)
             if let input {
                 larger.copyMemory(from: input, byteCount: inputCount)
@@ -122,17 +136,20 @@ package struct Connection {
                 input.copyMemory(from: input + count, byteCount: inputCount)
             }
         } else if inputCapacity > 64 * 1024 {
-            input.deallocate()
-            self.input = nil
-            inputCapacity = 0
+            releaseInput()
         }
     }
 
-    package mutating func release() {
+    /// Gives up the memory of what was kept.
+    package mutating func releaseInput() {
         input?.deallocate()
         input = nil
         inputCapacity = 0
         inputCount = 0
+    }
+
+    package mutating func release() {
+        releaseInput()
         immediate.release()
         waiting.release()
         waitingWritten.release()

@@ -56,7 +56,7 @@ extension ShardMachine {
         var taken = 0
         if connection.pointee.inputCount < 4 {
             taken = min(left, 4 - connection.pointee.inputCount)
-            connection.pointee.keep(base, count: taken, now: now.monotonic)
+            guard hold(index, connection, base, taken) else { return nil }
             guard connection.pointee.inputCount >= 4 else { return taken }
         }
         guard let input = connection.pointee.input else { return taken }
@@ -71,7 +71,7 @@ extension ShardMachine {
             return nil
         }
         let more = min(left - taken, frameBytes - connection.pointee.inputCount)
-        connection.pointee.keep(base + taken, count: more, now: now.monotonic)
+        guard hold(index, connection, base + taken, more) else { return nil }
         taken += more
         guard connection.pointee.inputCount == frameBytes, let whole = connection.pointee.input
         else { return taken }
@@ -79,7 +79,7 @@ extension ShardMachine {
         guard connection.pointee.state != .closed, connection.pointee.state != .draining else {
             return nil
         }
-        connection.pointee.consumed(used)
+        consumed(connection, used)
         return taken
     }
 
@@ -89,10 +89,50 @@ extension ShardMachine {
     ) {
         guard count > 0 else { return }
         guard connection.pointee.inputCount + count <= limits.inputBytesMax else {
-            close(index, reason: .overflow)
+            turnAway(
+                index, .limitReached,
+                "\(limits.inputBytesMax) bytes wait to be worked on, and more came")
             return
         }
+        _ = hold(index, connection, bytes, count)
+    }
+
+    /// Keeps bytes in the connection's memory, which counts with that of all others.
+    ///
+    /// - Returns: false when there is none left: the peer is told, and the connection closes.
+    private mutating func hold(
+        _ index: Int32, _ connection: UnsafeMutablePointer<Connection>, _ bytes: UnsafeRawPointer,
+        _ count: Int
+    ) -> Bool {
+        let more = connection.pointee.capacity(with: count) - connection.pointee.inputCapacity
+        // A link's front has counted what it sends.
+        if more > 0, connection.pointee.relay == nil {
+            guard inputMemoryBytes + more <= limits.inputMemoryBytesMax else {
+                turnAway(
+                    index, .busy,
+                    "the server has no memory left for frames that come in part "
+                        + "(\(limits.inputMemoryBytesMax) bytes)")
+                return false
+            }
+            inputMemoryBytes += more
+        }
         connection.pointee.keep(bytes, count: count, now: now.monotonic)
+        return true
+    }
+
+    /// Drops the first `count` bytes of what was kept.
+    private mutating func consumed(
+        _ connection: UnsafeMutablePointer<Connection>, _ count: Int
+    ) {
+        let before = connection.pointee.inputCapacity
+        connection.pointee.consumed(count)
+        noteInput(connection, before: before)
+    }
+
+    /// Takes in that a connection's memory for input has changed from `before` bytes.
+    mutating func noteInput(_ connection: UnsafeMutablePointer<Connection>, before: Int) {
+        guard connection.pointee.relay == nil else { return }
+        inputMemoryBytes += connection.pointee.inputCapacity - before
     }
 
     /// Works on the whole frames at `base`.
@@ -168,7 +208,9 @@ extension ShardMachine {
             guard connection.pointee.state != .closed, connection.pointee.state != .draining else {
                 continue
             }
-            connection.pointee.consumed(used)
+            consumed(connection, used)
+            // What is left waited for no fault of the peer's.
+            connection.pointee.frameSince = now.monotonic
             if !connection.pointee.isParked {
                 connection.pointee.needsResume = true
                 connection.pointee.needsPause = false
@@ -459,6 +501,16 @@ extension ShardMachine {
         let refusal = Refusal(
             errorClass: status.errorClass.rawValue,
             message: "not a frame of this protocol: \(error)")
+        push(.error, stream: 0, status: status, refusal, to: index)
+        drain(index)
+    }
+
+    /// Tells the peer why its connection closes, and closes it.
+    mutating func turnAway(_ index: Int32, _ status: StatusCode, _ message: String) {
+        counters.connectionsTurnedAway &+= 1
+        let refusal = Refusal(
+            errorClass: status.errorClass.rawValue,
+            retryAfterMilliseconds: status.errorClass == .retry ? 1000 : 0, message: message)
         push(.error, stream: 0, status: status, refusal, to: index)
         drain(index)
     }

@@ -12,6 +12,8 @@ package struct ShardLimits: Sendable, Equatable {
     package var sendMemoryBytesMax = 1 << 30
     /// Bytes received and not yet worked on, per connection, before it is closed as hostile.
     package var inputBytesMax = 8 << 20
+    /// Memory of all that was received in part, or waits behind a parked frame.
+    package var inputMemoryBytesMax = 1 << 30
     /// Runs of publishes waiting for their confirm, per connection.
     package var confirmRunsMax = 65_536
     package var subscriptionsPerConnectionMax = 1024
@@ -66,6 +68,8 @@ package struct ShardLimits: Sendable, Equatable {
     package var checkpointAfterNanoseconds: UInt64 = .seconds(10)
     /// A connection that has not said HELLO by then is closed.
     package var helloNanoseconds: UInt64 = .seconds(10)
+    /// A frame that began to come and is not whole by then closes its connection.
+    package var frameNanoseconds: UInt64 = .seconds(30)
     /// A connection that is to close and takes nothing of what waits for it is closed after this.
     package var drainNanoseconds: UInt64 = .seconds(10)
     /// What a partition that is to move is given to become ready for it.
@@ -107,6 +111,7 @@ package struct ShardLimits: Sendable, Equatable {
         guard shards > 1 else { return self }
         var limits = self
         limits.sendMemoryBytesMax /= shards
+        limits.inputMemoryBytesMax /= shards
         limits.tailBytesMax = max(
             tailBytesMax / shards, 4 * max(chunkBytes, Int(frameBytesMax)))
         let block = UInt64(JournalGeometry.blockBytes)

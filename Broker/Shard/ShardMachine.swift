@@ -37,6 +37,12 @@ package struct ShardMachine: ~Copyable {
     package var peers: Peers
     /// Of them, those that are sockets.
     package var socketCount = 0
+    /// Memory of what was received from them and is not worked on.
+    package var inputMemoryBytes = 0
+    /// A listener found no descriptor, and none has accepted since.
+    private var isAcceptStopped = false
+    /// The next connection that `visitConnections` looks at.
+    var visitedConnection = 0
     package var scrubber = Scrubber()
     var quarantine = Quarantine()
     package var backup = BackupHold()
@@ -219,6 +225,10 @@ package struct ShardMachine: ~Copyable {
 
     /// - Returns: the connection's number, or `nil` when there are `connectionsMax`.
     package mutating func opened(peer: String) -> Int32? {
+        if isAcceptStopped {
+            isAcceptStopped = false
+            events.append(.acceptResumed)
+        }
         guard stage == .ready else { return nil }
         let generation = nextGeneration
         guard socketCount < limits.connectionsMax,
@@ -236,6 +246,27 @@ package struct ShardMachine: ~Copyable {
         return index
     }
 
+    /// What a peer is told that `opened` had no number for, before its socket is closed.
+    package var refusalOfConnection: [UInt8] {
+        let status: StatusCode = stage == .ready ? .busy : .shuttingDown
+        let message =
+            stage == .ready
+            ? "this shard has \(limits.connectionsMax) connections, and takes no more"
+            : "the server is stopping"
+        let refusal = Refusal(
+            errorClass: status.errorClass.rawValue, retryAfterMilliseconds: 1000, message: message)
+        return FrameHeader(
+            opcode: .error, flags: FrameHeader.pushFlag | FrameHeader.errorFlag, status: status
+        ).frame(body: refusal.encoded)
+    }
+
+    /// A listener found no descriptor, or no memory, for a connection.
+    package mutating func acceptFailed(errno: Int32) {
+        if !isAcceptStopped { events.append(.acceptStopped(errno: errno)) }
+        isAcceptStopped = true
+        counters.acceptFailures &+= 1
+    }
+
     /// The peer is gone, or the socket failed.
     package mutating func ended(_ index: Int32) {
         guard connections.contains(index) else { return }
@@ -250,7 +281,9 @@ package struct ShardMachine: ~Copyable {
         if connection.pointee.relay == nil { socketCount -= 1 }
         connection.pointee.send.release(pool: &sendPool)
         wakesStarved = true
+        let before = connection.pointee.inputCapacity
         connection.pointee.release()
+        noteInput(connection, before: before)
         connections.remove(index)
     }
 
@@ -755,22 +788,7 @@ package struct ShardMachine: ~Copyable {
             wakesParked = true
             retryPeers()
         }
-        for place in 0..<connections.limit {
-            let index = Int32(place)
-            guard connections.contains(index) else { continue }
-            let connection = connections[index]
-            switch connection.pointee.state {
-            case .fresh:
-                if now.monotonic.since(connection.pointee.openedAt) > limits.helloNanoseconds {
-                    close(index, reason: .silent)
-                }
-            case .draining:
-                if now.monotonic.since(connection.pointee.drainingSince) > limits.drainNanoseconds {
-                    close(index, reason: .stalled)
-                }
-            case .ready, .closed: break
-            }
-        }
+        visitConnections()
         advanceStop()
     }
 

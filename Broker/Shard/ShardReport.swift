@@ -5,6 +5,14 @@ package struct ShardCounters: Sendable {
     package var connectionsOpened: UInt64 = 0
     package var connectionsClosed: UInt64 = 0
     package var connectionsRefused: UInt64 = 0
+    /// Closed since they took longer than a limit, for HELLO, a frame, or what was left for them.
+    package var connectionsTimedOut: UInt64 = 0
+    /// Closed with an error that says which limit they met.
+    package var connectionsTurnedAway: UInt64 = 0
+    /// Times that a listener found no descriptor or memory for a connection; it is asked again.
+    package var acceptFailures: UInt64 = 0
+    /// Opens of segments and checkpoints that found no descriptor, and waited for one.
+    package var awaitedDescriptors: UInt64 = 0
     package var receivedBytes: UInt64 = 0
     package var sentBytes: UInt64 = 0
     package var frames: UInt64 = 0
@@ -73,6 +81,12 @@ package enum ShardEvent: Sendable, Equatable {
     case spaceFound
     /// A partition moved to another shard, or did not.
     case partitionMove(String)
+    /// Connections can't be accepted for want of descriptors or memory: the errno.
+    case acceptStopped(errno: Int32)
+    case acceptResumed
+    /// A file can't be opened for want of descriptors; it is tried again.
+    case descriptorsAwaited(String)
+    case descriptorsFound
 }
 
 /// Why a connection was closed.
@@ -80,7 +94,6 @@ package enum CloseReason: String, Sendable {
     case peer
     case protocolError
     case drained
-    case silent
     /// It was to close, and took nothing of what was left for it.
     case stalled
     case overflow

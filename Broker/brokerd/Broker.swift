@@ -86,7 +86,8 @@ enum Broker {
         )
         say(facts, host, loop, directory.directAlignment, options, logger)
 
-        let sockets = try Sockets(options.listen, shards: options.shards)
+        let sockets = try Sockets(
+            options.listen, shards: options.shards, peerNanoseconds: options.peerNanoseconds)
         let controls = (0..<options.shards).map { _ in ShardControl(loop: loop) }
         let pages = AdminPages(controls: controls, version: version)
         let admin = try startAdmin(options, pages, logger)
@@ -379,9 +380,14 @@ private struct Sockets {
     let addresses: [ServerAddress]
     let descriptors: [Int32]
 
-    init(_ wanted: [ServerAddress], shards: Int) throws(SystemError) {
+    init(
+        _ wanted: [ServerAddress], shards: Int, peerNanoseconds: UInt64
+    ) throws(SystemError) {
+        func listen(_ address: ServerAddress) throws(SystemError) -> Open {
+            Open(try Listener(address, peerNanoseconds: peerNanoseconds))
+        }
         var open: [Open] = []
-        for address in wanted { open.append(Open(try Listener(address))) }
+        for address in wanted { open.append(try listen(address)) }
         addresses = open.map { $0.listener.address }
         descriptors = open.map { $0.listener.descriptor }
         self.open = open
@@ -389,7 +395,7 @@ private struct Sockets {
         for shard in 0..<shards {
             var listeners: [Open] = []
             for address in addresses {
-                listeners.append(Open(try Listener(address.ofShard(shard, wanted: wanted))))
+                listeners.append(try listen(address.ofShard(shard, wanted: wanted)))
             }
             own.append(listeners)
         }

@@ -34,7 +34,8 @@ package final class BrokerProcess {
     ///   - dataDirectory: that of an earlier run, or `nil` for a new one.
     ///   - options: come after the helper's own, each of which is left out when it is among them.
     ///   - environment: added to this process's, from which MILLRACE_ variables are taken out.
-    ///   - launcher: a program built beside it, and its arguments, that ends by executing brokerd.
+    ///   - launcher: a program built beside it, or the path of one, and its arguments, that ends by
+    ///     executing brokerd.
     package init(
         dataDirectory: String? = nil,
         options: [String] = [],
@@ -56,7 +57,8 @@ package final class BrokerProcess {
         ]
         settings.more = options
         if let program = launcher.first {
-            settings.launcher = [try Executable.named(program)] + launcher.dropFirst()
+            let path = program.hasPrefix("/") ? program : try Executable.named(program)
+            settings.launcher = [path] + launcher.dropFirst()
         }
         settings.variables = environment
         child = try BrokerChild(settings)
@@ -105,6 +107,8 @@ package final class BrokerProcess {
     }
 
     package var isRunning: Bool { child.end == nil }
+
+    package var processID: Int32 { child.processID }
 
     package func send(signal: Int32) { child.signal(signal) }
 

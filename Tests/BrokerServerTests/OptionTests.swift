@@ -82,6 +82,7 @@ import Testing
             "--files-max", "100", "--checkpoint-interval", "1m", "--memory-flush-interval", "1s",
             "--frame-bytes-max", "2097152", "--connections-max", "7", "--send-buffer", "64KiB",
             "--send-memory", "2MiB", "--input-buffer", "4MiB", "--confirms-max", "9",
+            "--input-memory", "3MiB", "--frame-timeout", "750ms", "--peer-timeout", "9s",
             "--subscriptions-max", "11", "--hello-timeout", "500ms", "--queues-max", "12",
             "--drain-timeout", "250ms", "--disk-warn", "60", "--disk-refuse", "70",
             "--disk-reads-only", "75", "--disk-reserve", "1MiB",
@@ -117,6 +118,9 @@ import Testing
         limits.sendBytesMax = 64 << 10
         limits.sendMemoryBytesMax = 2 << 20
         limits.inputBytesMax = 4 << 20
+        limits.inputMemoryBytesMax = 3 << 20
+        limits.frameNanoseconds = 750_000_000
+        #expect(options.peerNanoseconds == 9_000_000_000)
         limits.confirmRunsMax = 9
         limits.subscriptionsPerConnectionMax = 11
         limits.helloNanoseconds = 500_000_000

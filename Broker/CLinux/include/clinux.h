@@ -99,9 +99,11 @@ int millrace_direct_alignment(
     int fd, uint32_t *_Nonnull memory_alignment, uint32_t *_Nonnull offset_alignment
 );
 
-/// Opens a listening TCP socket. Returns the fd or a negative errno.
+/// Opens a listening TCP socket, whose connections end when their peer answers nothing, or takes nothing, for
+/// `peer_milliseconds`. Returns the fd or a negative errno.
 int millrace_listen_tcp(
-    const char *_Nonnull host, uint16_t port, int backlog, uint16_t *_Nonnull bound_port
+    const char *_Nonnull host, uint16_t port, int backlog, uint32_t peer_milliseconds,
+    uint16_t *_Nonnull bound_port
 );
 /// Opens a listening Unix socket; a stale socket file is replaced, a live one is EADDRINUSE.
 int millrace_listen_unix(const char *_Nonnull path, int backlog);

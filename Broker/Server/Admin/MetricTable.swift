@@ -245,6 +245,18 @@ package enum MetricTable {
         counter("connections_refused_total", "Client connections above the limit.") {
             $0.connectionsRefused
         },
+        counter(
+            "connections_turned_away_total",
+            "Client connections closed with an error that names the limit they met."
+        ) { $0.connectionsTurnedAway },
+        counter(
+            "connections_timed_out_total",
+            "Client connections closed for want of a HELLO, of a frame's rest, or of a reader."
+        ) { $0.connectionsTimedOut },
+        counter(
+            "accept_failures_total",
+            "Times that accepting found no descriptor or memory; it is tried again every 0.1 s."
+        ) { $0.acceptFailures },
         report("subscriptions", .gauge, .none, "Subscriptions now.") { Sample($0.subscriptions) },
         counter("received_bytes_total", "Bytes received from clients.", unit: .bytes) {
             $0.receivedBytes
@@ -345,6 +357,10 @@ package enum MetricTable {
         counter("disk_full_total", "Writes to segments and checkpoints that found no room.") {
             $0.heldOperations
         },
+        counter(
+            "descriptors_awaited_total",
+            "Opens of segments and checkpoints that found no descriptor; tried again twice a second."
+        ) { $0.awaitedDescriptors },
         counter("removed_records_total", "Records removed by retention and purges.", unit: .records)
         { $0.removedRecords },
         counter("removed_bytes_total", "Bytes of those records.", unit: .bytes) {

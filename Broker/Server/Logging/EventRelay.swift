@@ -152,6 +152,19 @@ extension ShardEvent {
             (.notice, "partition-move", what, [:])
         case .spaceFound:
             (.notice, "disk-room", "the disk has room again: what waited is written", [:])
+        case .acceptStopped(let code):
+            (
+                .error, "accept-stopped",
+                "no connection can be accepted: \(String(cString: strerror(code))). Those who come wait, "
+                    + "and are tried again every 0.1 s",
+                ["errno": .stringConvertible(code)]
+            )
+        case .acceptResumed:
+            (.notice, "accept-resumed", "connections are accepted again", [:])
+        case .descriptorsAwaited(let what):
+            (.error, "descriptors", "waiting for a descriptor: \(what)", [:])
+        case .descriptorsFound:
+            (.notice, "descriptors-found", "what waited for a descriptor is open", [:])
         case .clockStepped(let what):
             (.warning, "clock-stepped", what, [:])
         }
