@@ -136,7 +136,7 @@ extension ShardMachine {
             if checkpointIsDue { beginCheckpoint() }
         case .flushing:
             if checkpointer.awaitedChunks > 0, writeBehind.isStuck { giveUpWaiting() }
-            if checkpointer.awaitedChunks > 0, !hold.isEmpty, !checkpointer.isFinal {
+            if checkpointer.awaitedChunks > 0, !hold.isIdle, !checkpointer.isFinal {
                 stopAwaitingAll()
             }
             if checkpointer.awaitedChunks == 0 { beginSyncs() }
@@ -413,6 +413,12 @@ extension ShardMachine {
         {
             let what = StorageFailure("\(attempt(token)) failed", errno: -result)
             return holdBack(step, what.description)
+        }
+        if Self.isOutOfDescriptors(result), Token.kind(token) == .checkpoint,
+            checkpointer.phase == .opening, let step = checkpointer.lastStep
+        {
+            let what = StorageFailure("\(attempt(token)) failed", errno: -result)
+            return awaitDescriptor(step, what.description)
         }
         guard result >= 0 else {
             return storageFailed(StorageFailure("\(attempt(token)) failed", errno: -result))

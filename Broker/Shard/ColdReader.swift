@@ -492,7 +492,7 @@ extension ShardMachine {
         coldReader.files[file]?.unusedSince = now.monotonic
     }
 
-    private mutating func closeUnusedFiles(after nanoseconds: UInt64) {
+    mutating func closeUnusedFiles(after nanoseconds: UInt64) {
         for place in coldReader.files.indices {
             guard let file = coldReader.files[place], file.isOpen, file.uses == 0,
                 now.monotonic.since(file.unusedSince) >= nanoseconds
@@ -505,6 +505,15 @@ extension ShardMachine {
     mutating func coldOpenCompleted(token: UInt64, result: Int32) {
         let place = Int(Token.value(token))
         guard let file = coldReader.files[place] else { return }
+        if Self.isOutOfDescriptors(result) {
+            return awaitDescriptor(
+                StorageRequest(
+                    token: token,
+                    operation: .open(slot: file.slot, name: file.segment.file, create: false)),
+                StorageFailure("opening \(file.segment.file.path) failed", errno: -result)
+                    .description)
+        }
+        foundSpace(token)
         if result >= 0 {
             coldReader.files[place]?.isOpen = true
         } else {

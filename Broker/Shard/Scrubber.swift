@@ -206,7 +206,7 @@ extension ShardMachine {
     }
 
     private var isDiskPressed: Bool {
-        journal.usedBytes > journal.geometry.capacity / 2 || !hold.isEmpty
+        journal.usedBytes > journal.geometry.capacity / 2 || !hold.isIdle
             || writeBehind.writesInFlight > 0 || checkpointer.awaitedChunks > 0
     }
 

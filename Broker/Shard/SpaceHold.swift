@@ -10,6 +10,9 @@ internal import WireProtocol
 // when there is room, is given up with the first operation that finds none: what was accepted before can
 // then be brought to disk, and a checkpoint written.
 //
+// An open that finds no descriptor (EMFILE, ENFILE) is held back in the same way, but refuses nobody: what
+// is accepted waits in tail and journal, and publishers wait when those are full.
+//
 // Only what is asked for anew is tried again. A sync that finds no room is a failed sync like others: what it
 // was to bring to disk may be gone from the cache, and confirms stop for good.
 
@@ -21,12 +24,17 @@ struct SpaceHold {
 
     /// Operations that found no room, by token: they wait, or are being tried again.
     fileprivate(set) var tokens: Set<UInt64> = []
+    /// The same for opens that found no descriptor.
+    fileprivate(set) var openTokens: Set<UInt64> = []
     fileprivate var requests: [StorageRequest] = []
     fileprivate var retryAt = MonotonicTime.zero
     /// What found no room first, for a person.
     fileprivate(set) var what = ""
 
+    /// Nothing waits for room.
     var isEmpty: Bool { tokens.isEmpty }
+    /// Nor for a descriptor.
+    var isIdle: Bool { tokens.isEmpty && openTokens.isEmpty }
 }
 
 /// A file that keeps room for bad times.
@@ -84,6 +92,21 @@ extension ShardMachine {
 
     static func isOutOfSpace(_ result: Int32) -> Bool { result == -28 || result == -122 }
 
+    /// This process, or the system, has no descriptor left.
+    static func isOutOfDescriptors(_ result: Int32) -> Bool { result == -24 || result == -23 }
+
+    /// Keeps an open that found no descriptor, to try it again.
+    mutating func awaitDescriptor(_ request: StorageRequest, _ what: String) {
+        if hold.isIdle { hold.what = what }
+        if hold.openTokens.isEmpty { events.append(.descriptorsAwaited(what)) }
+        hold.openTokens.insert(request.token)
+        hold.requests.append(request)
+        hold.retryAt = now.monotonic + SpaceHold.retryNanoseconds
+        counters.awaitedDescriptors &+= 1
+        // A reader's file that nobody reads now gives its descriptor to another.
+        closeUnusedFiles(after: 0)
+    }
+
     /// Keeps an operation that found no room, to try it again.
     mutating func holdBack(_ request: StorageRequest, _ what: String) {
         if hold.isEmpty {
@@ -100,6 +123,10 @@ extension ShardMachine {
 
     /// An operation succeeded, or is not needed any more.
     mutating func foundSpace(_ token: UInt64) {
+        if hold.openTokens.remove(token) != nil, hold.openTokens.isEmpty {
+            events.append(.descriptorsFound)
+            wakesParked = true
+        }
         guard hold.tokens.remove(token) != nil, hold.isEmpty else { return }
         events.append(.spaceFound)
         refusesPublishes = diskLevel >= .refuse
@@ -109,9 +136,10 @@ extension ShardMachine {
 
     /// Tries again what was held back, when it is time.
     mutating func retryHeld() {
-        guard !hold.isEmpty else { return keepReserve() }
+        guard !hold.isIdle else { return keepReserve() }
         if stage == .stopping, now.monotonic >= stopDeadline {
-            return storageFailed(StorageFailure("the stop found no room on the disk: \(hold.what)"))
+            let missed = hold.isEmpty ? "no descriptor" : "no room on the disk"
+            return storageFailed(StorageFailure("the stop found \(missed): \(hold.what)"))
         }
         guard !hold.requests.isEmpty, now.monotonic >= hold.retryAt, !hasFailed else { return }
         let requests = hold.requests

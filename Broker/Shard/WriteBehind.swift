@@ -379,6 +379,12 @@ extension ShardMachine {
                 StorageRequest(token: token, operation: started.request))
             return
         }
+        if Self.isOutOfDescriptors(result), case .open = started.request {
+            if abandonWrite(token) { return foundSpace(token) }
+            return awaitDescriptor(
+                StorageRequest(token: token, operation: started.request),
+                failure(of: started, result).description)
+        }
         if Self.isOutOfSpace(result) {
             if abandonWrite(token) { return foundSpace(token) }
             return holdBack(

@@ -121,7 +121,10 @@ extension ShardMachine {
             pair("stage", "\(stage)"),
             pair(
                 "storage",
-                counters.storageFailure ?? (hold.isEmpty ? "ok" : "waits for room: \(hold.what)")),
+                counters.storageFailure
+                    ?? (hold.isIdle
+                        ? "ok"
+                        : "waits for \(hold.isEmpty ? "a descriptor" : "room"): \(hold.what)")),
             pair("disk_level", diskLevel.name),
             pair("disk_used_percent", disk.space.map { "\($0.usedPercent)" } ?? "unknown"),
             pair("disk_total_bytes", disk.space.map { "\($0.totalBytes)" } ?? "unknown"),
@@ -159,6 +162,7 @@ extension ShardMachine {
             pair("limit_frame_bytes", limits.frameBytesMax),
             pair("limit_send_bytes", limits.sendBytesMax),
             pair("limit_input_bytes", limits.inputBytesMax),
+            pair("limit_input_memory_bytes", limits.inputMemoryBytesMax),
             pair("limit_confirm_runs", limits.confirmRunsMax),
             pair("limit_subscriptions_per_connection", limits.subscriptionsPerConnectionMax),
             pair("limit_queues", limits.queuesMax),
