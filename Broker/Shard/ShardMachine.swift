@@ -792,16 +792,17 @@ package struct ShardMachine: ~Copyable {
         advanceStop()
     }
 
+    /// By the clock of ages: a step of the wall clock by a week forgets nobody at once.
     private mutating func expireProducers() {
         guard now.monotonic.since(counters.lastProducerScan) > .seconds(60) else { return }
         counters.lastProducerScan = now.monotonic
         let window = UInt64.seconds(UInt64(limits.producerExpirySeconds))
-        guard now.wall.nanoseconds > window, stage == .ready, peers.own == 0 else { return }
-        let idle = state.producers.idle(since: now.wall.nanoseconds - window)
+        let time = retention.clock.time.nanoseconds
+        guard time > window, stage == .ready, peers.own == 0 else { return }
+        let idle = state.producers.idle(since: time - window)
         guard peers.isAlone else {
             if !idle.isEmpty {
-                askForIdleProducers(
-                    Array(idle.prefix(1000)), since: now.wall.nanoseconds - window)
+                askForIdleProducers(Array(idle.prefix(1000)), since: time - window)
             }
             return
         }
