@@ -39,8 +39,8 @@ test: dependencies ## set up what is missing, build, run all tests, fuzz for a m
 	$(SWIFT) test $(CONFIGURATION) --skip-build
 	SWIFT=$(SWIFT) Tests/Fuzz/run.sh --seconds 60
 
-torture: dependencies ## the long versions: 200 kills, 400 power cuts, 40 seeds of crash enumeration, 5000 without, 100,000 flips [FILTER=NAME]
-	MILLRACE_TORTURE=1 $(SWIFT) test $(CONFIGURATION) --filter "$(or $(FILTER),Torture|CrashEnumeration|ManySeeds|BitFlip)"
+torture: dependencies ## the long versions: 200 kills, 400 power cuts, 40 seeds of crash enumeration, 5000 without, every errno at every operation, 100,000 flips [FILTER=NAME]
+	MILLRACE_TORTURE=1 $(SWIFT) test $(CONFIGURATION) --filter "$(or $(FILTER),Torture|CrashEnumeration|FaultEnumeration|ManySeeds|BitFlip)"
 
 fuzz:      ## libFuzzer targets, from the kept inputs: make fuzz [FUZZ_RUNS=n | FUZZ_SECONDS=n]
 	SWIFT=$(SWIFT) Tests/Fuzz/run.sh $(if $(FUZZ_SECONDS),--seconds $(FUZZ_SECONDS),--runs $(FUZZ_RUNS))
