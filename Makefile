@@ -17,8 +17,10 @@ ARGS ?=
 # Executions of each fuzz target, or seconds instead: make fuzz FUZZ_SECONDS=60.
 FUZZ_RUNS ?= 10000000
 FUZZ_SECONDS ?=
+# How long a soak takes.
+MINUTES ?= 30
 
-.PHONY: help run serve build test torture fuzz sanitize bench format lint dependencies
+.PHONY: help run serve build test torture soak fuzz sanitize bench format lint dependencies
 
 help:      ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t14
@@ -41,6 +43,10 @@ test: dependencies ## set up what is missing, build, run all tests, fuzz for a m
 
 torture: dependencies ## the long versions: 200 kills, 400 power cuts, 40 seeds of crash enumeration, 5000 without, every errno at every operation, 100,000 flips [FILTER=NAME]
 	MILLRACE_TORTURE=1 $(SWIFT) test $(CONFIGURATION) --filter "$(or $(FILTER),Torture|CrashEnumeration|FaultEnumeration|ManySeeds|BitFlip)"
+
+soak: dependencies ## everything at once for long, with kills and a full disk, and flat in the end: make soak [MINUTES=30]
+	$(SWIFT) build $(CONFIGURATION) --build-tests
+	MILLRACE_SOAK=$(MINUTES) $(SWIFT) test $(CONFIGURATION) --skip-build --filter SoakTests
 
 fuzz:      ## libFuzzer targets, from the kept inputs: make fuzz [FUZZ_RUNS=n | FUZZ_SECONDS=n]
 	SWIFT=$(SWIFT) Tests/Fuzz/run.sh $(if $(FUZZ_SECONDS),--seconds $(FUZZ_SECONDS),--runs $(FUZZ_RUNS))
