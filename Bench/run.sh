@@ -8,7 +8,7 @@
 # run beside it in a folder that git ignores.
 #
 #   ALTERNATIONS=5  SECONDS_EACH=3  LONG_ALTERNATIONS=3  LONG_SECONDS=60  DIR=/path/on/the/disk
-#   PAIRS=10  ROWS="confirm stream"  Bench/run.sh
+#   PAIRS=10  OVERLOAD_MINUTES=1  ROWS="confirm stream"  Bench/run.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,10 +18,11 @@ seconds_each=${SECONDS_EACH:-3}
 long_alternations=${LONG_ALTERNATIONS:-3}
 long_seconds=${LONG_SECONDS:-60}
 pairs=${PAIRS:-10}
+overload_minutes=${OVERLOAD_MINUTES:-1}
 dir=${DIR:-$(mktemp -d)}
 port=${PORT:-7499}
 admin=${ADMIN_PORT:-7498}
-rows=${ROWS:-confirm deliver synced swapped stream batches flow queues replay shards recovery}
+rows=${ROWS:-confirm deliver synced swapped stream batches flow queues replay shards connections partitions overload recovery}
 commit=$(git rev-parse --short HEAD 2>/dev/null || echo none)
 name="$(date -u +%Y-%m-%d)-$commit"
 raw=Bench/Results/raw-$name
@@ -328,9 +329,111 @@ if is_wanted shards; then
     done
 fi
 
+metric() { curl -fsS "http://127.0.0.1:$admin/metrics" | sed -n "s/^$1 //p"; }
+# resident: KiB of the broker's memory.
+resident() { sed -n 's/^VmRSS:[^0-9]*\([0-9]*\).*/\1/p' "/proc/$broker/status"; }
+
+# Connections: a publisher beside many that said HELLO and nothing more. Each pair is the publisher alone,
+# alone once more (the control) and beside them; the worst ratios count. The tails' memory is taken in the
+# background after the start: little of it, and a moment, so that it is not in the difference.
+connections=10000
+connected() { echo "\$(value connections-$1-RUN p99)"; }
+if is_wanted connections; then
+    for run in $(seq "$pairs"); do
+        start 0 --tail-memory 64MiB
+        sleep 1
+        for part in alone again beside; do
+            holder=
+            if [ "$part" = beside ]; then
+                before=$(resident)
+                "$programs/brokerload" hold --server "127.0.0.1:$port" --connections "$connections" \
+                    --duration 3600 2>/dev/null &
+                holder=$!
+                until [ "$(metric millrace_connections)" -ge "$connections" ]; do sleep 0.1; done
+                calc '%.3f\n' "($(resident)-$before)/$connections" >"$raw/connections-$run.kib"
+            fi
+            # shellcheck disable=SC2086
+            load "connections-$part-$run" 1 publish $short --durability memory --size 64 --window 1
+            if [ -n "$holder" ]; then
+                kill -INT "$holder"
+                wait "$holder" || { echo "bench: idle connections were closed" >&2; exit 1; }
+            fi
+        done
+    done
+    say "| 10,000 idle connections: memory of each | ≤ 16 KiB |" \
+        "$(calc %.2f "$(figure "$pairs" "\$(cat $raw/connections-RUN.kib)")") KiB |" \
+        "the broker's resident memory with and without | $pairs |"
+    say "| publish→confirm 64 B, \`memory\`, one in flight, beside them: p99 | ≤ 1.2 × alone, worst of $pairs |" \
+        "$(calc %.2f "$(worst "$(connected beside)/$(connected alone)")") ×" \
+        "($(calc %.1f "$(figure "$pairs" "$(connected beside)")") µs) |" \
+        "alone twice: $(calc %.2f "$(worst "$(connected again)/$(connected alone)")") ×" \
+        "($(calc %.1f "$(figure "$pairs" "$(connected alone)")") µs) |" \
+        "$pairs × $(value connections-beside-1 samples) |"
+fi
+
+# Partitions: 40,000 of them, all idle, then written in turn.
+if is_wanted partitions; then
+    for run in $(seq "$alternations"); do
+        start 0 --tail-memory 64MiB
+        sleep 1
+        before=$(resident)
+        # shellcheck disable=SC2086
+        load "partitions-one-$run" 1 publish $short --warmup 3 --durability synced --size 256 --window 1
+        "$programs/brokerload" make many --server "127.0.0.1:$port" --queues 10000 --partitions 4
+        calc '%.3f\n' "($(resident)-$before)/40000" >"$raw/partitions-$run.kib"
+        kill -KILL "$broker"
+        wait "$broker" 2>/dev/null || true
+        began=$(date +%s%N)
+        serve 0 "$raw/partitions-$run.log" --tail-memory 64MiB
+        calc '%.3f\n' "($(date +%s%N)-$began)/1e9" >"$raw/partitions-$run.seconds"
+        # shellcheck disable=SC2086
+        load "partitions-many-$run" 1 publish $short --warmup 3 --durability synced --size 256 --window 1 \
+            --queues 10000 --partitions 4 --keep many
+    done
+    say "| 10,000 queues × 4 partitions: start after SIGKILL | ≤ 5 s |" \
+        "$(calc %.2f "$(figure "$alternations" "\$(cat $raw/partitions-RUN.seconds)")") s |" \
+        "to ready | $alternations |"
+    say "| the same: memory of an idle partition | ≤ 4 KiB |" \
+        "$(calc %.2f "$(figure "$alternations" "\$(cat $raw/partitions-RUN.kib)")") KiB |" \
+        "the broker's resident memory with and without | $alternations |"
+    say "| the same: publish→confirm 256 B, \`synced\`, one in flight, to all in turn: p50 | ≤ 1.3 × |" \
+        "$(calc %.2f "$(figure "$alternations" '$(value partitions-many-RUN p50)/$(value partitions-one-RUN p50)')") ×" \
+        "($(calc %.1f "$(figure "$alternations" '$(value partitions-many-RUN p50)')") µs) |" \
+        "one queue: $(calc %.1f "$(figure "$alternations" '$(value partitions-one-RUN p50)')") µs |" \
+        "$alternations × $(value partitions-many-1 samples) |"
+fi
+
+# Overload: the rate that the window allows, then twice that on a schedule. The largest resident memory of
+# the second run beside that at the end of the first.
+if is_wanted overload; then
+    start 0
+    load overload-peak 1 publish --duration 10 --durability synced --size 256 --window 1000
+    rate=$(calc %.0f "2*$(value overload-peak records_per_second)")
+    before=$(resident)
+    echo "  overload: $rate records/s for $overload_minutes min" >&2
+    "$programs/brokerload" publish --server "127.0.0.1:$port" --cpu 1 --durability synced --size 256 \
+        --window 65536 --rate "$rate" --duration $((overload_minutes * 60)) \
+        --out "$raw/overload.json" >/dev/null &
+    writer=$!
+    most=$before
+    while kill -0 "$writer" 2>/dev/null; do
+        now=$(resident)
+        if [ "$now" -gt "$most" ]; then most=$now; fi
+        sleep 1
+    done
+    # brokerload fails with whatever is refused or not answered: an end with 0 says there was nothing.
+    wait "$writer"
+    say "| $overload_minutes min at twice the sustainable rate, 256 B, \`synced\`: confirmed | ≥ 0.9 × the peak |" \
+        "$(calc %.2f "$(value overload records_per_second)/$(value overload-peak records_per_second)") ×" \
+        "($(calc %.2f "$(value overload records_per_second)/1e6") M records/s), nothing refused |" \
+        "1000 in flight: $(calc %.2f "$(value overload-peak records_per_second)/1e6") M records/s | 1 |"
+    say "| the same: the broker's resident memory | bounded |" \
+        "$(calc %.2f "$most/$before") × ($(calc %.0f "$most/1024") MiB at most) |" \
+        "before: $(calc %.0f "$before/1024") MiB | 1 |"
+fi
+
 # Recovery: without write-behind the journal fills until back-pressure stops the load; then killed, and
 # started on what is left.
-metric() { curl -fsS "http://127.0.0.1:$admin/metrics" | sed -n "s/^$1 //p"; }
 if is_wanted recovery; then
     for run in $(seq "$long_alternations"); do
         start 0 --writes-behind-max 0

@@ -20,7 +20,7 @@ struct BrokerLoad: ParsableCommand {
         version: version,
         subcommands: [
             PublishCommand.self, EndToEndCommand.self, ConsumeCommand.self, ReplayCommand.self,
-            BaselineCommand.self,
+            BaselineCommand.self, HoldCommand.self, MakeCommand.self,
         ]
     )
 

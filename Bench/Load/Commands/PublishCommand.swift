@@ -21,18 +21,29 @@ struct PublishCommand: ParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "Publish to this queue, made when there is none, and keep it.",
+            "Publish to this queue, made when there is none, and keep it; of several: NAME-0 and so on.",
             valueName: "NAME"
         )
     )
     var keep: String?
 
+    @Option(
+        help: ArgumentHelp(
+            "Open loop: so many records per second in all, as far as the window allows.",
+            valueName: "N"
+        )
+    )
+    var rate: Double?
+
     func run() throws {
         var workload = try options.workload(.publish, queues: queues, server: server)
-        guard keep == nil || queues == 1 else {
-            throw ValidationError("--keep names one queue; leave --queues away")
-        }
         workload.keptQueue = keep
+        if let rate {
+            guard rate > 0, rate <= 1e9, !options.closedLoop else {
+                throw ValidationError("--rate must be above 0, and without --closed-loop")
+            }
+            workload.framesPerSecond = rate / Double(options.batch)
+        }
         Interrupt.install()
         try server.conclude([try workload.run()])
     }

@@ -58,6 +58,16 @@ package final class ControlConnection {
         return fd
     }
 
+    /// - Throws: when the broker has closed it.
+    package func checkIsOpen() throws(LoadError) {
+        var watched = pollfd(fd: fd, events: Int16(POLLIN), revents: 0)
+        guard poll(&watched, 1, 0) != 0 else { return }
+        throw .protocolBroken(
+            operation: "holding a connection",
+            reason: "the broker closed it, or said something that nobody asked for"
+        )
+    }
+
     /// Asks and waits for the answer.
     package func ask<Reply: WireMessage>(
         _ opcode: Opcode,

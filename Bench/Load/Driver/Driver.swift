@@ -75,6 +75,8 @@ struct Driver: ~Copyable {
     private static let bufferBytes = 32 * 1024
     var drainNanoseconds = UInt64.seconds(30)
     var idle = IdleMode.spin
+    /// Open loop: a lane's next frame is due so many nanoseconds after the one before; 0: closed loop.
+    var frameInterval = 0.0
     private static let stallNanoseconds = UInt64.seconds(30)
     private static let emptyCyclesPerClock = 256
     private static let bufferSelectFlag: UInt8 = 1 << 5
@@ -145,7 +147,10 @@ struct Driver: ~Copyable {
             begin = now
             phase = .measuring
         }
-        for index in 0..<laneCount { receive(index) }
+        for index in 0..<laneCount {
+            if frameInterval > 0 { lanes[index].schedule(from: now, every: frameInterval) }
+            receive(index)
+        }
         if hasSubscriber { receive(laneCount) }
         fill(wallOffset: wallOffset)
 
@@ -167,10 +172,14 @@ struct Driver: ~Copyable {
                     now = Clock.monotonic.nanoseconds
                     if advancePhase() { break }
                     // Whoever keeps the answer back may be waiting for this very core.
-                    if idle == .spin, now - lastProgress > IdleStrategy.overdueNanoseconds {
+                    if idle == .spin, frameInterval == 0,
+                        now - lastProgress > IdleStrategy.overdueNanoseconds
+                    {
                         ring.wait(nanoseconds: IdleStrategy.overdueNanoseconds)
                     }
                 }
+                // What is due now waits for no completion.
+                if frameInterval > 0, phase != .draining { fill(wallOffset: wallOffset) }
                 continue
             }
             busyCycles &+= 1

@@ -27,6 +27,9 @@ struct Lane: ~Copyable {
     /// Offsets are checked to be consecutive where this lane alone writes to one partition.
     private let checksOffsets: Bool
     private var offset: UInt64?
+    /// Open loop: when the first frame is due, and each after the one before; 0: closed loop.
+    private var began: UInt64 = 0
+    private var interval = 0.0
 
     /// The send that the kernel has, or is about to get.
     private(set) var outgoing: UnsafeMutableRawPointer
@@ -73,6 +76,20 @@ struct Lane: ~Copyable {
         return slots
     }
 
+    /// Frames are made when they are due, and their latency counts from then.
+    mutating func schedule(from began: UInt64, every interval: Double) {
+        self.began = began
+        self.interval = interval
+    }
+    @inline(__always)
+    private func isDue(_ frame: UInt64, _ now: UInt64) -> Bool {
+        interval == 0 || dueTime(frame) <= now
+    }
+    @inline(__always)
+    private func dueTime(_ frame: UInt64) -> UInt64 {
+        began &+ UInt64(Double(frame) * interval)
+    }
+
     var isDone: Bool { next == supply.frameCount && unconfirmed == 0 }
 
     /// Makes ready as many frames as window and send size allow, in one piece of memory.
@@ -85,7 +102,9 @@ struct Lane: ~Copyable {
         guard outgoingBytes == 0 else { return false }
         var bytes = 0
         let first = next
-        while inFlight < window, bytes < Self.sendBytesMax, next < supply.frameCount {
+        while inFlight < window, bytes < Self.sendBytesMax, next < supply.frameCount,
+            isDue(next, monotonic)
+        {
             let slot = Int(next & slotMask)
             guard stamps[slot] == 0 else { break }
             if next != first, supply.breaksRun(next) { break }
@@ -95,7 +114,7 @@ struct Lane: ~Copyable {
                 monotonic: monotonic,
                 wall: wall
             )
-            stamps[slot] = monotonic
+            stamps[slot] = interval == 0 ? monotonic : dueTime(next)
             bytes += supply.byteCount(next)
             next &+= 1
             inFlight += 1

@@ -39,6 +39,11 @@ package final class LoadSession {
         return info
     }
 
+    /// Of one of `count` queues that stay.
+    package static func keptName(_ name: String, _ index: Int, of count: Int) -> String {
+        count == 1 ? name : "\(name)-\(index)"
+    }
+
     /// The queue of this name as it is, or a new one; it is kept.
     package func keptQueue(
         _ name: String,

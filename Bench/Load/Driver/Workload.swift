@@ -31,7 +31,9 @@ package struct Workload {
     package var drainNanoseconds: UInt64 = .seconds(30)
     package var cpu: Int?
     package var idle = IdleMode.spin
-    /// Publish to this queue and keep it; `nil`: queues of its own.
+    /// Frames per second, on all connections together; `nil`: as many as the window allows.
+    package var framesPerSecond: Double?
+    /// Publish to this queue (of several: `keptName`) and keep it; `nil`: queues of its own.
     package var keptQueue: String?
 
     package static let connectionsMax = 64
@@ -75,6 +77,7 @@ package struct Workload {
         if batch > 1 { title += ", batches of \(batch)" }
         if queues > 1 { title += ", \(queues) queues in turn" }
         if partitions > 1 { title += ", \(partitions) partitions in turn" }
+        if let framesPerSecond { title += ", \(Int(framesPerSecond * Double(batch))) records/s" }
         return title
     }
 
@@ -99,7 +102,9 @@ package struct Workload {
         var firstQueue = ""
         for index in 0..<queues {
             if Interrupt.isRaised { throw .interrupted }
-            let name = keptQueue ?? LoadSession.queueName(kind.rawValue, index)
+            let name =
+                keptQueue.map { LoadSession.keptName($0, index, of: queues) }
+                ?? LoadSession.queueName(kind.rawValue, index)
             let info =
                 keptQueue == nil
                 ? try session.createQueue(name, partitions: partitions, level: level)
@@ -151,6 +156,9 @@ package struct Workload {
 
         driver.drainNanoseconds = drainNanoseconds
         driver.idle = idle
+        if let framesPerSecond {
+            driver.frameInterval = 1e9 * Double(connections) / framesPerSecond
+        }
         let result = driver.run(
             .interval(warmup: warmupNanoseconds, duration: durationNanoseconds)
         )
@@ -199,7 +207,8 @@ package struct Workload {
         let meter = result.meters[0]
         var settings: [(String, JSON)] = [
             ("server", .string(server.description)),
-            ("mode", .string("closed-loop")),
+            ("mode", .string(framesPerSecond == nil ? "closed-loop" : "open-loop")),
+            ("rate_asked", framesPerSecond.map { .number($0 * Double(batch)) } ?? .null),
             ("size", .integer(size)),
             ("batch", .integer(batch)),
             ("window", .integer(window)),
