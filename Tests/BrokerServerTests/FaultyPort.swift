@@ -1,0 +1,77 @@
+import BrokerServer
+import BrokerShard
+import LogStorage
+import ShardRuntime
+import Synchronization
+
+/// Which of a loop's storage operations fails, and what has become of that. One at a time in a process.
+final class FaultPlan: Sendable {
+    private struct State {
+        var number = 0
+        var errno: Int32 = 0
+        var asked = 0
+        var fired = 0
+    }
+    private let state = Mutex(State())
+
+    static let current = FaultPlan()
+
+    /// The operation with this number, counted from 1, is answered with `errno`; 0: none.
+    func begin(number: Int, errno: Int32) {
+        state.withLock { $0 = State(number: number, errno: errno) }
+    }
+    var asked: Int { state.withLock { $0.asked } }
+    var fired: Int { state.withLock { $0.fired } }
+
+    /// - Returns: what the next operation is answered with instead of being done.
+    func next() -> Int32? {
+        state.withLock { state in
+            state.asked += 1
+            guard state.asked == state.number else { return nil }
+            state.fired += 1
+            return state.errno
+        }
+    }
+}
+
+/// A port to the kernel of which one storage operation fails, as the plan says: it is not done, and its
+/// completion comes with the next cycle.
+struct FaultyPort<Base: ShardPort & ~Copyable>: ~Copyable, ShardPort {
+    private var base: Base
+    private var failed: [(token: UInt64, result: Int32)] = []
+
+    init(_ setup: borrowing ShardPortSetup) throws(SystemError) { base = try Base(setup) }
+
+    mutating func exchange() { base.exchange() }
+    var hasWork: Bool { base.hasWork || !failed.isEmpty }
+    mutating func wait(nanoseconds: UInt64) {
+        if failed.isEmpty { base.wait(nanoseconds: nanoseconds) }
+    }
+    mutating func takeCompletions(into machine: inout ShardMachine) -> Int {
+        let told = failed
+        failed = []
+        for one in told { machine.completed(token: one.token, result: one.result) }
+        return told.count + base.takeCompletions(into: &machine)
+    }
+
+    mutating func start(_ request: StorageRequest) {
+        // A close is never asked how it went.
+        if case .close = request.operation { return base.start(request) }
+        guard let errno = FaultPlan.current.next() else { return base.start(request) }
+        failed.append((request.token, -errno))
+    }
+    mutating func send(_ connection: Int32, _ bytes: UnsafeRawPointer, _ count: Int) {
+        base.send(connection, bytes, count)
+    }
+    mutating func pause(_ connection: Int32) { base.pause(connection) }
+    mutating func resume(_ connection: Int32) { base.resume(connection) }
+
+    mutating func startAccepting() { base.startAccepting() }
+    mutating func retryAccepting(_ machine: borrowing ShardMachine) {
+        base.retryAccepting(machine)
+    }
+    mutating func beginClosing(_ connection: Int32) { base.beginClosing(connection) }
+    func isQuiet(_ connection: Int32) -> Bool { base.isQuiet(connection) }
+    mutating func cut(_ connection: Int32) { base.cut(connection) }
+    mutating func release(_ connection: Int32) { base.release(connection) }
+}
