@@ -11,8 +11,8 @@ import WireProtocol
 ///
 /// Lives of up to a minute, each with another number of shards than the one before, each ended by SIGKILL in
 /// the middle of a burst; every third one after its disk was full for a while. Meanwhile publishers of every
-/// level, a group and a subscription on each queue, queues that come and go, and one that is kept short by
-/// retention. Memory, descriptors and latency stay flat in each life (`SoakMeter`), and what the clients saw
+/// level, a group and a subscription on each queue, partitions that move, queues that come and go, and one that
+/// is kept short by retention. Memory, descriptors and latency stay flat in each life (`SoakMeter`), and what the clients saw
 /// is judged as after the kills of `KillTortureTests`.
 @Suite(.serialized) struct SoakTests {
     private static let environment = ProcessInfo.processInfo.environment
@@ -116,6 +116,9 @@ import WireProtocol
             _ = rolled.join()
         }
 
+        let mover = PartitionMover(broker.place, queues.map(\.name))
+        defer { mover.stop() }
+
         var counts = Counts()
         let end = ContinuousClock().now + .seconds(seconds)
         while ContinuousClock().now < end {
@@ -132,6 +135,7 @@ import WireProtocol
             try kill(broker, queues, &counts)
         }
 
+        let moved = mover.stop()
         rolled.finish()
         let histories = try Torture.finish(broker, queues)
         let verdicts = try Torture.judge(broker, queues, histories, again: again)
@@ -146,7 +150,8 @@ import WireProtocol
         if disk != nil { #expect(counts.fullDisks > 0 && counts.refusedPublishes > 0) }
         let kept = try broker.describe("rolled").partitions
         #expect(kept.contains { $0.startOffset > 0 }, "retention has removed nothing")
-        print("soak: \(counts), seed \(Self.seed)")
+        #expect(moved > 0)
+        print("soak: \(counts), \(moved) partitions moved, seed \(Self.seed)")
         #expect(broker.child.stop(timeoutMilliseconds: 30_000) == .exited(0))
     }
 
