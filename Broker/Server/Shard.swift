@@ -281,8 +281,9 @@ package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
     }
 
     private mutating func serveBackupJob() {
+        // First, so that what was noted of the one before is not taken for this one's.
+        control.note(backupIsAbandoned: machine.backupIsAbandoned)
         if let job = machine.takeBackupJob() { backups?.start(job) }
-        if machine.backupIsAbandoned { control.noteAbandoned() }
         if control.backupHasEnded, let outcome = control.takeBackupOutcome() {
             machine.backupEnded(outcome)
         }

@@ -70,7 +70,6 @@ package final class ShardControl: Sendable {
         diskFlag.store(true, ordering: .releasing)
     }
     func wish(backup: BackupWish) {
-        if case .checkpoint = backup { abandonedBackup.store(false, ordering: .relaxed) }
         backupWishes.store(backup.rawValue, ordering: .releasing)
         millrace_event_signal(eventDescriptor)
     }
@@ -112,7 +111,10 @@ package final class ShardControl: Sendable {
     }
     /// The shard holds nothing back any more, or never did.
     func noteBroken(backup number: UInt64) { brokenBackup.store(number, ordering: .releasing) }
-    func noteAbandoned() { abandonedBackup.store(true, ordering: .relaxed) }
+    /// Whether somebody waits for the image that is being made.
+    func note(backupIsAbandoned: Bool) {
+        abandonedBackup.store(backupIsAbandoned, ordering: .relaxed)
+    }
     func takeReportRequest() -> Bool { reportFlag.exchange(false, ordering: .acquiring) }
     @inline(__always) package func beat(_ now: MonotonicTime) {
         beatNanoseconds.store(now.nanoseconds, ordering: .relaxed)
