@@ -98,7 +98,7 @@ import WireProtocol
         }
 
         if let mover {
-            try wait("for a move", broker, queues) { mover.moved > 0 }
+            try Torture.wait("for a move", broker, queues) { mover.moved > 0 }
         }
         if let moved = mover?.stop() {
             print("torture: \(moved) partitions moved to another shard between the kills")

@@ -20,6 +20,8 @@ package enum AdminServer {
         pages: AdminPages,
         logger: Logger
     ) async throws(Failure) -> UInt16 {
+        // Whoever waits needs a descriptor of the runtime's, made at the first time: not when there is none.
+        try? await Task.sleep(for: .milliseconds(1))
         let address = "\(host):\(port)"
         let (opened, continuation) = AsyncStream.makeStream(of: Result<UInt16, Failure>.self)
         var quiet = logger
