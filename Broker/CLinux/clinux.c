@@ -180,7 +180,8 @@ int millrace_direct_alignment(int fd, uint32_t *memory_alignment, uint32_t *offs
 static int watch_peers(int fd, uint32_t milliseconds) {
     int on = 1, count = 3;
     int seconds = (int)(milliseconds / 1000);
-    int idle = seconds / 2 > 1 ? seconds / 2 : 1;
+    // The kernel takes up to 32767 s (MAX_TCP_KEEPIDLE).
+    int idle = seconds / 2 < 1 ? 1 : seconds / 2 > 32767 ? 32767 : seconds / 2;
     int interval = seconds / 6 > 1 ? seconds / 6 : 1;
     if (setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on)) != 0
         || setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle)) != 0

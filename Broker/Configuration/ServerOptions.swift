@@ -97,6 +97,11 @@ package struct ServerOptions: Sendable, Equatable {
                     + "used; change --journal-size or --journal-files"
             )
         }
+        if let backupDirectory, (backupDirectory + "/").hasPrefix(dataDirectory + "/") {
+            throw UsageError(
+                "--backup-dir \(backupDirectory) lies in --data-dir: an image would be taken for a shard"
+            )
+        }
         let marks = limits.diskMarks
         if marks.warn > marks.refuse || marks.refuse > marks.readsOnly {
             throw UsageError(

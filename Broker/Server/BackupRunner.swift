@@ -8,7 +8,7 @@ internal import Synchronization
 internal import WireProtocol
 
 // How it works. A thread of its own makes the image; the shards only hold back what it reads (`BackupHold`), and are
-// told through their controls. In order: a folder `NAME.partial` with a journal of zeros; each shard's moment, shard 0's
+// told through their controls. In order: a folder `.NAME.partial` with a journal of zeros; each shard's moment, shard 0's
 // last; journals and checkpoints, without a pause, since no checkpoint begins meanwhile; segments, as the bandwidth
 // allows; everything synced, the identity of shard 0 last; the folder gets its name. What ends before that leaves nothing
 // that looks whole, and is removed.
@@ -44,7 +44,8 @@ package final class BackupRunner: Sendable {
 
     private func run(_ job: BackupJob) -> BackupOutcome {
         let path = backupDirectory + "/" + job.name
-        let partial = path + ".partial"
+        // No name that a client can give begins with a dot.
+        let partial = backupDirectory + "/." + job.name + ".partial"
         let outcome: BackupOutcome
         do throws(Refusal) {
             outcome = .made(try make(job, path, partial))
@@ -129,9 +130,10 @@ package final class BackupRunner: Sendable {
             let (from, to) = (dataDirectory, partial)
             try withCopy(plan.shard, number, partial, &pace) { copy throws(StorageFailure) in
                 try copy.copySegments(plan) { (file: FileName) throws(StorageFailure) in
-                    guard Glibc.link(from + "/" + file.path, to + "/" + file.path) == 0 else {
-                        return false
-                    }
+                    // Never written to: a name that is there is the file itself.
+                    guard Glibc.link(from + "/" + file.path, to + "/" + file.path) == 0
+                        || errno == EEXIST
+                    else { return false }
                     linked += 1
                     return true
                 }
@@ -203,7 +205,8 @@ package final class BackupRunner: Sendable {
             throw StorageFailure("whoever asked for it is gone")
         }
         if controls.contains(where: { $0.isBroken(backup: number) }) {
-            throw StorageFailure("a shard stops, or its storage failed")
+            throw StorageFailure(
+                "a shard gave it up: it stops, its storage failed, or its journal or disk filled up")
         }
     }
 
@@ -300,7 +303,11 @@ private enum FolderTree {
         try sync(path)
         // A folder that came to be there meanwhile is not replaced, unless it is empty.
         guard Glibc.rename(path, name) == 0 else { throw failure("naming", name) }
-        try sync(parent)
+        do throws(StorageFailure) { try sync(parent) } catch {
+            // Nobody is told of it: it gets the name back of what is not whole.
+            _ = Glibc.rename(name, path)
+            throw error
+        }
     }
 
     private static func sync(_ path: String) throws(StorageFailure) {

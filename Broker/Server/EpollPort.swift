@@ -169,15 +169,19 @@ package struct EpollPort: ~Copyable, ShardPort {
         }
     }
 
-    private func watchListener(_ index: Int, _ isWatched: Bool) {
-        _ = millrace_poll_watch(
+    /// - Returns: false when the kernel has no room for it.
+    @discardableResult
+    private func watchListener(_ index: Int, _ isWatched: Bool) -> Bool {
+        millrace_poll_watch(
             poll, listeners[index], Self.token(.accept, UInt32(index)), isWatched, false,
-            !isWatched)
+            !isWatched) == 0
     }
 
     package mutating func retryAccepting(_ machine: borrowing ShardMachine) {
         guard machine.now.monotonic >= tired.retryAt, machine.stage == .ready else { return }
-        for listener in tired.takeAll() { watchListener(listener, true) }
+        for listener in tired.takeAll() where !watchListener(listener, true) {
+            tired.add(listener, now: machine.now.monotonic)
+        }
     }
 
     private mutating func accept(_ listener: Int, _ machine: inout ShardMachine) {
@@ -189,7 +193,8 @@ package struct EpollPort: ~Copyable, ShardPort {
                 // epoll would say without end that somebody is there.
                 machine.acceptFailed(errno: -fd)
                 tired.add(listener, now: machine.now.monotonic)
-                return watchListener(listener, false)
+                watchListener(listener, false)
+                return
             }
             guard let index = machine.opened(peer: PeerName.of(fd)) else {
                 TurnedAway.close(fd, saying: machine.refusalOfConnection)

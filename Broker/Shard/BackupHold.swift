@@ -7,7 +7,8 @@ internal import LogStorage
 // no further checkpoint begins, what is staged becomes durable, and the moment is there: the
 // latest checkpoint, the journal from where that needs it, and what of each segment is on stable storage. Nothing of it
 // may go before it is copied, so until then no file is removed, and as long as the journal is copied no checkpoint
-// begins. If the journal fills up meanwhile, publishes wait as they always do then.
+// begins. If the journal is so full meanwhile that publishes wait, for ten seconds at most, or the disk fills up, the image
+// is given up.
 //
 // A stop, or a failure of storage, ends it: what was copied by then is no image.
 
@@ -25,6 +26,8 @@ package struct BackupHold {
     package fileprivate(set) var plan: BackupPlan?
     /// It is this shard's turn.
     fileprivate var mayHold = false
+    /// No checkpoint began since.
+    fileprivate var heldSince = MonotonicTime.zero
 
     /// No checkpoint begins.
     var holdsCheckpoints: Bool {
@@ -33,8 +36,10 @@ package struct BackupHold {
         case .none, .awaitingCheckpoint, .holdingFiles: false
         }
     }
-    /// No file is removed.
+    /// No segment is removed.
     var holdsFiles: Bool { phase == .holdingJournal || phase == .holdingFiles }
+    /// No file at all is.
+    var holdsAllFiles: Bool { phase == .holdingJournal }
     package var isOn: Bool { phase != .none }
 }
 
@@ -66,12 +71,20 @@ extension ShardMachine {
 
     mutating func advanceBackup() {
         guard stage == .ready, !hasFailed else { return endBackup() }
+        // Those who publish and those who make room come first: an image can be made again.
+        if backup.holdsCheckpoints, isUnderPressure,
+            now.monotonic.since(backup.heldSince) > limits.backupPressureNanoseconds
+        {
+            return endBackup()
+        }
+        if backup.holdsFiles, diskLevel >= .refuse { return endBackup() }
         switch backup.phase {
         case .none, .holdingJournal, .holdingFiles: return
         case .awaitingCheckpoint(let sequence):
             guard backup.mayHold, checkpointer.phase == .idle, checkpointer.sequence >= sequence
             else { return }
             backup.phase = .closingGroup
+            backup.heldSince = now.monotonic
             advanceBackup()
         case .closingGroup:
             guard journal.closeForSnapshot() else { return }
@@ -89,6 +102,11 @@ extension ShardMachine {
         for index in state.partitions.indices {
             // One that was deleted counts until that is durable, and its files are there as long.
             let partition = state.partitions[index]
+            // One that comes from another shard or went there is that one's until shard 0 has said so.
+            guard !partition.pointee.keepsFiles,
+                state.placement(ofPartition: partition.pointee.id) == peers.own
+                    || partition.pointee.isDeleted
+            else { continue }
             for segment in partition.pointee.log.segments where segment.syncedBytes > 0 {
                 segments.append(
                     BackupPlan.Segment(

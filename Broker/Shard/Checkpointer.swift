@@ -373,14 +373,24 @@ extension ShardMachine {
         }
         // What nothing refers to any more, a few at a time.
         var removals = 0
-        while stage != .starting, !backup.holdsFiles, !effects.isFull, removals < 4,
-            let name = checkpointer.removals.popLast()
-        {
+        while stage != .starting, !effects.isFull, removals < 4, let name = takeRemoval() {
             removals += 1
             effects.append(
                 .storage(
                     StorageRequest(token: Token.make(.ignored, 0), operation: .remove(name))))
         }
+    }
+
+    /// True when a file may be removed now. A backup holds those that it has not copied; old checkpoints,
+    /// which it has, would fill the disk.
+    var mayRemove: Bool {
+        guard backup.holdsFiles else { return !checkpointer.removals.isEmpty }
+        return !backup.holdsAllFiles && checkpointer.removals.last?.directory == .checkpoints
+    }
+
+    private mutating func takeRemoval() -> FileName? {
+        guard mayRemove else { return nil }
+        return checkpointer.removals.popLast()
     }
 
     /// What the operation with `token` was to do, for a person.

@@ -200,7 +200,7 @@ extension ShardMachine {
             guard connections.contains(index) else { continue }
             let connection = connections[index]
             guard connection.pointee.isParked, connection.pointee.state != .closed,
-                let input = connection.pointee.input
+                connection.pointee.state != .draining, let input = connection.pointee.input
             else { continue }
             connection.pointee.isParked = false
             let used = consume(

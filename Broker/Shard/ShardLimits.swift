@@ -41,7 +41,7 @@ package struct ShardLimits: Sendable, Equatable {
     package var carryBytesMax = 16 * 1024
     /// Reads of segments in flight, for readers behind the tail. Each is up to `coldPieceBytes`, and stands in
     /// the way of the journal's next write.
-    package var coldReadsMax = 8
+    package var coldReadsMax = 16
     /// The same while the journal is in use. It was, for as long as nobody wrote for this long:
     package var coldReadsBesideMax = 1
     package static let journalQuietNanoseconds: UInt64 = .milliseconds(100)
@@ -50,7 +50,7 @@ package struct ShardLimits: Sendable, Equatable {
     /// Memory of all that is read from segments.
     package var coldBytesMax = 32 << 20
     /// What one read of a segment asks for.
-    package var coldPieceBytes = 256 * 1024
+    package var coldPieceBytes = 64 * 1024
     /// How far ahead of what it delivers a reader asks at most.
     package var coldAheadBytes = 1 << 20
     /// What the check of segments may read per second; 0: there is none.
@@ -76,6 +76,8 @@ package struct ShardLimits: Sendable, Equatable {
     package var movePrepareNanoseconds: UInt64 = .seconds(60)
     /// For how long its publishes are held back at most before the move is given up.
     package var moveFenceNanoseconds: UInt64 = .seconds(1)
+    /// For how long publishes may wait for room in the journal because of a backup.
+    package var backupPressureNanoseconds: UInt64 = .seconds(10)
     package var effectsMax = 4096
     package var diskMarks = DiskMarks()
     /// Room on the disk that is kept for what was accepted before it was full; 0: none.

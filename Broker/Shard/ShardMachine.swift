@@ -354,8 +354,9 @@ package struct ShardMachine: ~Copyable {
         answerImmediate()
         advanceColdReads()
         if !endings.isEmpty { endSubscriptions() }
-        advanceCheckpoint()
+        // Before a checkpoint: it may be waiting for the moment between two.
         if backup.isOn { advanceBackup() }
+        advanceCheckpoint()
         if now.monotonic.since(lastHousekeeping) >= .milliseconds(1) { housekeep() }
         if wakesParked { wakeParked() }
         if !peers.isAlone { takeOwnMessages() }
@@ -421,7 +422,7 @@ package struct ShardMachine: ~Copyable {
             return true
         }
         guard stage != .starting else { return !hasFailed && canWriteBehind }
-        if !checkpointer.removals.isEmpty, !backup.holdsFiles { return true }
+        if mayRemove { return true }
         return !hasFailed && (journal.canWrite || journal.canSync || canWriteBehind)
     }
 

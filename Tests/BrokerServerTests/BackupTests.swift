@@ -60,11 +60,13 @@ import Testing
         #expect(try isServing(ready))
     }
 
-    @Test("whoever leaves or a stop in the middle ends it, and nothing has its name")
-    func ended() throws {
+    @Test(
+        "whoever leaves or a stop in the middle ends it, and nothing has its name", arguments: [1, 3])
+    func ended(shards: Int) throws {
         let path = try directory()
         defer { try? FileManager.default.removeItem(atPath: path) }
-        let broker = try BrokerProcess(options: ["--backup-dir", path])
+        let broker = try BrokerProcess(
+            options: ["--backup-dir", path, "--shards", "\(shards)"])
         let ready = try broker.waitUntilReady()
         _ = try ControlTool.run(ready, ["queue", "create", "orders"])
         // 64 MiB of journal take a minute at this rate.
@@ -84,7 +86,7 @@ import Testing
             { usleep(20_000) }
         }
         late.start()
-        while try !names(path).contains("late.partial") {
+        while try !names(path).contains(".late.partial") {
             try #require(Date() < deadline)
             usleep(20_000)
         }

@@ -108,7 +108,7 @@ import WireProtocol
         let first = try tool(["backup", "first", "--bandwidth", "32MiB"], broker, "first")
         try wait("for the first to begin") {
             try FileManager.default.contentsOfDirectory(atPath: images.path)
-                .contains("first.partial")
+                .contains(".first.partial")
         }
         var refusedAsSecond = 0
         var rounds = 0

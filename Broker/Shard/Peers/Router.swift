@@ -13,9 +13,15 @@ extension ShardMachine {
         let everybody = (0..<UInt16(peers.count)).map { $0 }
         let body = [UInt8](request.body)
         switch opcode {
-        case .queueCreate, .queueAlter, .queueDelete, .queueMove, .producerOpen, .backup:
+        case .queueCreate, .queueAlter, .queueDelete, .queueMove, .producerOpen:
             guard peers.own != 0 else { return nil }
             return gather(request, body: body, from: [0], .pass)
+        case .backup:
+            guard peers.own != 0 else { return nil }
+            // Over the client's link, which closes when the client leaves: then the image is given up.
+            return forward(
+                request.connection, frame, Int(request.header.frameBytes), to: 0,
+                otherwise: request)
         case .queueDescribe:
             return gather(request, body: body, from: everybody, .queue)
         case .queuePurge:
