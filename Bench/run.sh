@@ -424,6 +424,9 @@ if is_wanted partitions; then
         # shellcheck disable=SC2086
         load "partitions-many-$run" 1 publish $short --warmup 3 --durability synced --size 256 --window 1 \
             --queues 10000 --partitions 4 --keep many
+        stop
+        # 1 MiB is reserved for each partition that was written.
+        rm -rf "$data"
     done
     say "| 10,000 queues × 4 partitions: start after SIGKILL | ≤ 5 s |" \
         "$(calc %.2f "$(figure "$alternations" "\$(cat $raw/partitions-RUN.seconds)")") s |" \
