@@ -389,17 +389,17 @@ package enum MetricTable {
         counter("partition_moves_total", "Partitions that went to another shard.") {
             $0.partitionMoves
         },
-        counter(
-            "partition_move_pause_seconds_total",
-            "Time for which publishes to partitions that moved were held back.", unit: .seconds
+        report(
+            "partition_move_pause_seconds_total", .counter, .seconds,
+            "Time for which publishes to partitions that moved were held back."
         ) {
-            $0.movePauseNanoseconds
+            Sample(seconds: seconds($0.counters.movePauseNanoseconds))
         },
         report(
             "partition_move_pause_seconds_max", .gauge, .seconds,
             "The longest time for which publishes to a partition that moved were held back."
         ) {
-            Sample($0.counters.movePauseNanosecondsMax)
+            Sample(seconds: seconds($0.counters.movePauseNanosecondsMax))
         },
         counter("damaged_ranges_total", "Ranges of segments that were found damaged.") {
             $0.damagedRanges
