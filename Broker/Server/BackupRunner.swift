@@ -131,8 +131,9 @@ package final class BackupRunner: Sendable {
             try withCopy(plan.shard, number, partial, &pace) { copy throws(StorageFailure) in
                 try copy.copySegments(plan) { (file: FileName) throws(StorageFailure) in
                     // Never written to: a name that is there is the file itself.
-                    guard Glibc.link(from + "/" + file.path, to + "/" + file.path) == 0
-                        || errno == EEXIST
+                    guard
+                        Glibc.link(from + "/" + file.path, to + "/" + file.path) == 0
+                            || errno == EEXIST
                     else { return false }
                     linked += 1
                     return true
@@ -206,7 +207,8 @@ package final class BackupRunner: Sendable {
         }
         if controls.contains(where: { $0.isBroken(backup: number) }) {
             throw StorageFailure(
-                "a shard gave it up: it stops, its storage failed, or its journal or disk filled up")
+                "a shard gave it up: it stops, its storage failed, or its journal or disk filled up"
+            )
         }
     }
 

@@ -72,7 +72,8 @@ package struct ColdReader {
 
     /// True when there is something to ask of the disk, or a reader to be tried.
     func hasWork(_ limits: ShardLimits, now: MonotonicTime, hasFileSlots: Bool) -> Bool {
-        !opens.isEmpty || cache.canRead(inFlightMax: inFlightMax(limits, now: now)) || !ready.isEmpty
+        !opens.isEmpty || cache.canRead(inFlightMax: inFlightMax(limits, now: now))
+            || !ready.isEmpty
             || (!fileless.isEmpty && hasFileSlots) || (!waiting.isEmpty && cache.hasRoom)
     }
 

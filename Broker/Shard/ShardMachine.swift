@@ -414,7 +414,8 @@ package struct ShardMachine: ~Copyable {
     }
 
     private var hasPendingStorage: Bool {
-        if !writeBehind.retries.isEmpty || !writeBehind.closes.isEmpty || !peers.handOverRequests.isEmpty
+        if !writeBehind.retries.isEmpty || !writeBehind.closes.isEmpty
+            || !peers.handOverRequests.isEmpty
             || checkpointer.hasRequests(limits, now: now.monotonic)
             || coldReader.hasWork(
                 limits, now: now.monotonic, hasFileSlots: !writeBehind.freeSlots.isEmpty)

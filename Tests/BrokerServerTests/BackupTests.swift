@@ -61,7 +61,8 @@ import Testing
     }
 
     @Test(
-        "whoever leaves or a stop in the middle ends it, and nothing has its name", arguments: [1, 3])
+        "whoever leaves or a stop in the middle ends it, and nothing has its name",
+        arguments: [1, 3])
     func ended(shards: Int) throws {
         let path = try directory()
         defer { try? FileManager.default.removeItem(atPath: path) }

@@ -4,7 +4,8 @@ import Testing
 
 /// A partition is moved by an operator.
 @Suite(.serialized) struct MoveToolTests {
-    @Test("a move says where the partition was, is, and how long it was held back; so do the metrics")
+    @Test(
+        "a move says where the partition was, is, and how long it was held back; so do the metrics")
     func move() throws {
         let broker = try BrokerProcess(options: ["--shards", "2"])
         let ready = try broker.waitUntilReady()
@@ -30,6 +31,7 @@ import Testing
         #expect(read.split(separator: "\n").map(String.init).sorted() == ["a", "b"])
         let nowhere = try ControlTool.result(ready, ["queue", "move", "orders/1", "--to", "2"])
         #expect(nowhere.code == 1 && nowhere.errors.contains("there are 0 to 1"))
-        #expect(try ControlTool.result(ready, ["queue", "move", "orders/7", "--to", "0"]).code == 2)
+        #expect(
+            try ControlTool.result(ready, ["queue", "move", "orders/7", "--to", "0"]).code == 2)
     }
 }

@@ -75,7 +75,8 @@ struct HostileFrontTests {
         } else {
             #expect(runner.createQueue(honest, "orders", partitions: 6).count == 6)
         }
-        #expect(runner.connect("late", to: 1)?.subscribe("orders", stream: 1)?.partitions.count == 6)
+        #expect(
+            runner.connect("late", to: 1)?.subscribe("orders", stream: 1)?.partitions.count == 6)
         for shard in 0..<3 {
             // Only those of the two that are left, and the shards' own.
             let links = runner.shard.withMachine(shard) {

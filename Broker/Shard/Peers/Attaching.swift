@@ -66,12 +66,12 @@ extension ShardMachine {
             let from =
                 left.map { (offset: $0.nextOffset, notBefore: $0.notBefore) }
                 ?? (attach.group == 0
-                ? start(attach.start, partition)
-                : (
-                    offset: state.cursor(
-                        group: attach.group, index: Int(partition.pointee.index)) ?? 0,
-                    notBefore: 0
-                ))
+                    ? start(attach.start, partition)
+                    : (
+                        offset: state.cursor(
+                            group: attach.group, index: Int(partition.pointee.index)) ?? 0,
+                        notBefore: 0
+                    ))
             guard
                 addReader(
                     subscription: index, partition: place, offset: from.offset,
