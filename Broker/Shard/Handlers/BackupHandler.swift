@@ -8,9 +8,7 @@ package struct BackupJob: Sendable {
     package var name: String
     /// Bytes per second; 0: as fast as it goes.
     package var bandwidth: UInt64
-    var connection: Int32
-    var generation: UInt32
-    var header: FrameHeader
+    let request: LateRequest
     var isTaken = false
 }
 
@@ -46,8 +44,7 @@ extension ShardMachine {
             return refuse(request, .busy, "an image is being made; one at a time")
         }
         backupJob = BackupJob(
-            name: asked.name, bandwidth: asked.bandwidth, connection: request.connection,
-            generation: connections[request.connection].pointee.generation, header: request.header)
+            name: asked.name, bandwidth: asked.bandwidth, request: late(request))
         return .done
     }
 
@@ -62,35 +59,15 @@ extension ShardMachine {
 
     /// Nobody waits for the image any more.
     package var backupIsAbandoned: Bool {
-        guard let job = backupJob else { return false }
-        return !isOpen(
-            DeferredReply(
-                group: 0, connection: job.connection, generation: job.generation, frame: []))
+        backupJob.map { !isOpen($0.request) } ?? false
     }
 
     package mutating func backupEnded(_ outcome: BackupOutcome) {
         guard let job = backupJob else { return }
         backupJob = nil
-        guard !backupIsGone(job) else { return }
         switch outcome {
-        case .refused(let status, let message):
-            refuseLate(
-                job.connection, correlation: job.header.correlation, stream: job.header.stream,
-                status, message)
-        case .made(let made):
-            let header = FrameHeader(
-                opcode: .backup, flags: FrameHeader.replyFlag,
-                correlation: job.header.correlation, stream: job.header.stream)
-            deliver(
-                deferredReply: DeferredReply(
-                    group: 0, connection: job.connection, generation: job.generation,
-                    frame: header.frame(body: made.encoded)))
+        case .refused(let status, let message): refuseLate(job.request, status, message)
+        case .made(let made): answerLate(job.request, made.encoded)
         }
-    }
-
-    private func backupIsGone(_ job: BackupJob) -> Bool {
-        !isOpen(
-            DeferredReply(
-                group: 0, connection: job.connection, generation: job.generation, frame: []))
     }
 }

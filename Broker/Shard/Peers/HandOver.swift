@@ -51,8 +51,7 @@ extension ShardMachine {
                 return
             }
             peers.handOver = nil
-            let request = handOver.request
-            return answerLate(request.connection, request.generation, request.header, [])
+            return answerLate(handOver.request, [])
         }
         guard isFlushed(index) || faults.movedTailNotFlushed else { return }
         sendImage(index, handOver)
@@ -67,8 +66,7 @@ extension ShardMachine {
         if let index = state.index(ofPartition: handOver.partition) {
             state.partitions[index].pointee.isMoving = false
         }
-        let request = handOver.request
-        refuseLate(request.connection, request.generation, request.header, status, message)
+        refuseLate(handOver.request, status, message)
     }
 
     // MARK: what only memory and journal hold
@@ -141,7 +139,6 @@ extension ShardMachine {
         let partition = state.partitions[index]
         peers.handOver = nil
         if partition.pointee.file.state == .ready { closeFile(partition) }
-        let request = handOver.request
         let room = Int(limits.frameBytesMax) - FrameHeader.byteCount - MoveMessage.byteCount
         guard let image = state.image(ofPartition: handOver.partition),
             let handed = PartitionHandedOver(
@@ -150,10 +147,10 @@ extension ShardMachine {
         else {
             partition.pointee.isMoving = false
             return refuseLate(
-                request.connection, request.generation, request.header, .limitReached,
+                handOver.request, .limitReached,
                 "what is known of the partition's segments and producers is larger than a frame")
         }
-        answerLate(request.connection, request.generation, request.header, handed.encoded)
+        answerLate(handOver.request, handed.encoded)
     }
 
     mutating func moveAdopt(_ request: Request) -> Outcome {
@@ -183,7 +180,7 @@ extension ShardMachine {
             handed.putIndexes(&state.partitions[index].pointee.log.segments)
         }
         if faults.adoptedBeforeDurable {
-            answerLate(request.connection, late(request).generation, request.header, [])
+            answerLate(late(request), [])
             return .done
         }
         return reply(request, Empty())

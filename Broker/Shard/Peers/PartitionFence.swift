@@ -16,20 +16,7 @@ struct PartitionFence {
     var isUnknown = false
 }
 
-/// A request of another shard that is answered when something has happened.
-struct LateRequest {
-    var connection: Int32
-    var generation: UInt32
-    var header: FrameHeader
-}
-
 extension ShardMachine {
-    func late(_ request: Request) -> LateRequest {
-        LateRequest(
-            connection: request.connection,
-            generation: connections[request.connection].pointee.generation, header: request.header)
-    }
-
     mutating func updateHold() { holdsPublishes = refusesPublishes || peers.fence != nil }
 
     /// Where a front finds a partition: on shard 0 a new placement is not durable as long as there is a fence.
@@ -43,15 +30,10 @@ extension ShardMachine {
     }
 
     /// What becomes of a publish or ack of a client of this shard; `nil`: it goes on.
-    func heldOutcome(_ connection: Int32, partition: UInt32) -> PartitionFence? {
-        guard let fence = peers.fence, fence.partition == partition,
-            !faults.moveNotFenced, connections[connection].pointee.relay == nil
-        else { return nil }
-        return fence
-    }
-
     mutating func fenced(_ request: Request, partition: UInt32) -> Outcome? {
-        guard let fence = heldOutcome(request.connection, partition: partition) else { return nil }
+        guard let fence = peers.fence, fence.partition == partition, !faults.moveNotFenced,
+            connections[request.connection].pointee.relay == nil
+        else { return nil }
         guard !fence.isUnknown else {
             return refuse(
                 request, .storageFailed,
@@ -85,7 +67,7 @@ extension ShardMachine {
         guard let request = peers.fence?.request else { return }
         for link in peers.uplinks.indices where peers.uplinks[link].pointee.isDraining { return }
         peers.fence?.request = nil
-        answerLate(request.connection, request.generation, request.header, [])
+        answerLate(request, [])
     }
 
     /// The placement of a queue is another: what was held back goes on, and what another shard has now is
@@ -132,8 +114,7 @@ extension ShardMachine {
 
     private mutating func liftFence() {
         if let request = peers.fence?.request {
-            refuseLate(
-                request.connection, request.generation, request.header, .busy, "the move is over")
+            refuseLate(request, .busy, "the move is over")
         }
         peers.fence = nil
         updateHold()

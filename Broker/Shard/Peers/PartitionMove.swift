@@ -41,10 +41,7 @@ struct PartitionMove {
         }
     }
 
-    /// Who asked.
-    let connection: Int32
-    let generation: UInt32
-    let header: FrameHeader
+    let request: LateRequest
 
     let queue: UInt32
     let partition: UInt32
@@ -136,9 +133,7 @@ extension ShardMachine {
                 request, .busy, "partition \(other.partition) is on its way; one at a time")
         }
         peers.move = PartitionMove(
-            connection: request.connection,
-            generation: connections[request.connection].pointee.generation,
-            header: request.header, queue: queue.id, partition: move.partition, from: from,
+            request: late(request), queue: queue.id, partition: move.partition, from: from,
             to: move.shard, beganAt: now.monotonic)
         return .done
     }
@@ -285,8 +280,7 @@ extension ShardMachine {
             events.append(
                 .partitionMove(
                     "partition \(move.partition) stays on shard \(move.from): \(said.message)"))
-            return refuseLate(
-                move.connection, move.generation, move.header, said.status, said.message)
+            return refuseLate(move.request, said.status, said.message)
         case _ where refusal != nil:
             move.refusal = refusal
             move.step = .end
@@ -315,34 +309,6 @@ extension ShardMachine {
                     + "\(move.to), held back for \(pause / .microseconds(1)) µs"))
         let reply = QueueMoveReply(
             partition: move.partition, from: move.from, to: move.to, pauseNanoseconds: pause)
-        answerLate(move.connection, move.generation, move.header, reply.encoded)
-    }
-
-    // MARK: answers that come later
-
-    mutating func answerLate(
-        _ connection: Int32, _ generation: UInt32, _ header: FrameHeader, _ body: [UInt8]
-    ) {
-        var answer = FrameHeader(
-            opcode: .ping, flags: FrameHeader.replyFlag, correlation: header.correlation,
-            stream: header.stream)
-        answer.opcode = header.opcode
-        deliver(
-            deferredReply: DeferredReply(
-                group: 0, connection: connection, generation: generation,
-                frame: answer.frame(body: body)))
-    }
-
-    mutating func refuseLate(
-        _ connection: Int32, _ generation: UInt32, _ header: FrameHeader, _ status: StatusCode,
-        _ message: String
-    ) {
-        guard
-            isOpen(
-                DeferredReply(
-                    group: 0, connection: connection, generation: generation, frame: []))
-        else { return }
-        refuseLate(
-            connection, correlation: header.correlation, stream: header.stream, status, message)
+        answerLate(move.request, reply.encoded)
     }
 }
