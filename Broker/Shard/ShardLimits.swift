@@ -45,6 +45,8 @@ package struct ShardLimits: Sendable, Equatable {
     /// The same while the journal is in use. It was, for as long as nobody wrote for this long:
     package var coldReadsBesideMax = 1
     package static let journalQuietNanoseconds: UInt64 = .milliseconds(100)
+    /// Room in a new segment for a partition of which little is to be written.
+    package static let reservedBytesMin = 64 * 1024
     /// What is delivered from segments in one cycle: nobody else is served meanwhile.
     package var coldBytesPerCycle = 64 * 1024
     /// Memory of all that is read from segments.

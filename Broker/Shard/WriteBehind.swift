@@ -267,14 +267,15 @@ extension ShardMachine {
         return StorageRequest(token: token, operation: operation)
     }
 
-    /// Reserves room in doubling steps, so that a small partition's file stays small.
+    /// Reserves room in doubling steps, the first by the size of what there is to write: the files of
+    /// many quiet partitions stay small, and a busy one has room for four chunks at once.
     private mutating func allocate(
         _ index: Int32, _ partition: UnsafeMutablePointer<Partition>, atLeast needed: UInt64
     ) -> StorageRequest {
         let allocated = partition.pointee.file.allocatedBytes
-        let wanted = max(
-            needed,
-            min(limits.segmentBytes, max(allocated * 2, UInt64(4 * limits.chunkBytes))))
+        let chunkBytes = partition.pointee.log.unwritten?.pointee.capacity ?? 0
+        let step = UInt64(max(ShardLimits.reservedBytesMin, 4 * chunkBytes))
+        let wanted = max(needed, min(limits.segmentBytes, max(allocated * 2, step)))
         let end = wanted.roundedUp(to: UInt64(ChunkHeader.blockBytes))
         partition.pointee.file.allocatedBytes = end
         return start(
