@@ -3,8 +3,9 @@ internal import BrokerBasics
 // How it works. A producer numbers its records per partition. The table holds, for each (producer,
 // partition), the next expected sequence and the last few runs of what was stored, so that a retry
 // is recognised and, while its run is kept, answered with its place. Open addressing, linear
-// probing, at most half full; entries leave only when a producer expires or a queue is deleted,
-// which rebuilds the table.
+// probing, at most half full. What leaves is taken out in place: those behind it that would not be
+// found any more move up. The entries of one producer are chained by their partitions, so that it
+// expires, or begins its next epoch, without a look at all others.
 
 /// A named or anonymous producer, as `producer-open` made it.
 public struct Producer: Sendable, Equatable {
@@ -41,6 +42,9 @@ public struct ProducerProgress {
     public var newestRun = 0
     /// The partition lost records in a crash: the next batch may leave sequences out.
     public var mayJump = false
+    /// The next partition of the same producer.
+    fileprivate var nextPartition = Self.noPartition
+    fileprivate static let noPartition = UInt32.max
 
     public init(producer: UInt64, partition: UInt32, epoch: UInt16) {
         self.producer = producer
@@ -116,6 +120,8 @@ public struct ProducerTable: ~Copyable {
 
     public private(set) var producers: [UInt64: Producer] = [:]
     public private(set) var producersByName: [String: UInt64] = [:]
+    /// Where the chain of a producer's entries begins.
+    private var firstPartitions: [UInt64: UInt32] = [:]
     private var slots: UnsafeMutablePointer<ProducerProgress>
     private var mask: Int
     public private(set) var count = 0
@@ -139,7 +145,7 @@ public struct ProducerTable: ~Copyable {
         return Int(truncatingIfNeeded: mixed >> 32)
     }
 
-    /// The progress of a pair, or `nil`. The pointer holds until the next insertion.
+    /// The progress of a pair, or `nil`. The pointer holds until the next insertion or removal.
     @inline(__always)
     public func find(
         _ producer: UInt64, _ partition: UInt32
@@ -167,27 +173,56 @@ public struct ProducerTable: ~Copyable {
         _ producer: UInt64, _ partition: UInt32, epoch: UInt16
     ) -> UnsafeMutablePointer<ProducerProgress> {
         if let found = find(producer, partition) { return found }
-        if (count + 1) * 2 > mask { rebuild(capacity: (mask + 1) * 2) { _ in true } }
-        var at = Self.hash(producer, partition) & mask
-        while slots[at].producer != 0 { at = (at &+ 1) & mask }
-        slots[at] = ProducerProgress(producer: producer, partition: partition, epoch: epoch)
+        if (count + 1) * 2 > mask { grow() }
+        var progress = ProducerProgress(producer: producer, partition: partition, epoch: epoch)
+        progress.nextPartition = firstPartitions[producer] ?? ProducerProgress.noPartition
+        firstPartitions[producer] = partition
         count += 1
+        return place(progress)
+    }
+
+    private mutating func grow() {
+        let old = slots
+        let oldCount = mask + 1
+        slots = Self.empty(oldCount * 2)
+        mask = oldCount * 2 - 1
+        for index in 0..<oldCount where old[index].producer != 0 { _ = place(old[index]) }
+        old.deallocate()
+    }
+
+    private func place(_ progress: ProducerProgress) -> UnsafeMutablePointer<ProducerProgress> {
+        var at = Self.hash(progress.producer, progress.partition) & mask
+        while slots[at].producer != 0 { at = (at &+ 1) & mask }
+        slots[at] = progress
         return slots + at
     }
 
-    private mutating func rebuild(capacity: Int, keep: (ProducerProgress) -> Bool) {
-        let old = slots
-        let oldCount = mask + 1
-        slots = Self.empty(capacity)
-        mask = capacity - 1
-        count = 0
-        for index in 0..<oldCount where old[index].producer != 0 && keep(old[index]) {
-            var at = Self.hash(old[index].producer, old[index].partition) & mask
-            while slots[at].producer != 0 { at = (at &+ 1) & mask }
-            slots[at] = old[index]
-            count += 1
+    /// Empties a slot, and moves up those behind it that it parted from the place where they are looked
+    /// for.
+    private mutating func remove(at place: UnsafeMutablePointer<ProducerProgress>) {
+        var hole = place - slots
+        var at = (hole + 1) & mask
+        while slots[at].producer != 0 {
+            let home = Self.hash(slots[at].producer, slots[at].partition) & mask
+            if (at - home) & mask >= (at - hole) & mask {
+                slots[hole] = slots[at]
+                hole = at
+            }
+            at = (at + 1) & mask
         }
-        old.deallocate()
+        slots[hole] = ProducerProgress(producer: 0, partition: 0, epoch: 0)
+        count -= 1
+    }
+
+    /// Calls `body` for each entry of a producer; it must not insert or remove.
+    private func forEach(
+        of producer: UInt64, _ body: (UnsafeMutablePointer<ProducerProgress>) -> Void
+    ) {
+        var partition = firstPartitions[producer] ?? ProducerProgress.noPartition
+        while partition != ProducerProgress.noPartition, let entry = find(producer, partition) {
+            partition = entry.pointee.nextPartition
+            body(entry)
+        }
     }
 
     /// Judges a batch of `records` records from `sequence`.
@@ -218,11 +253,12 @@ public struct ProducerTable: ~Copyable {
     public mutating func open(_ producer: Producer) {
         producers[producer.id] = producer
         if !producer.name.isEmpty { producersByName[producer.name] = producer.id }
-        for at in 0...mask where slots[at].producer == producer.id {
+        forEach(of: producer.id) { entry in
             var fresh = ProducerProgress(
-                producer: producer.id, partition: slots[at].partition, epoch: producer.epoch)
+                producer: producer.id, partition: entry.pointee.partition, epoch: producer.epoch)
             fresh.lastSeen = producer.lastSeen
-            slots[at] = fresh
+            fresh.nextPartition = entry.pointee.nextPartition
+            entry.pointee = fresh
         }
     }
 
@@ -234,7 +270,10 @@ public struct ProducerTable: ~Copyable {
 
     /// Puts back what a checkpoint held.
     public mutating func restore(_ progress: ProducerProgress) {
-        insert(progress.producer, progress.partition, epoch: progress.epoch).pointee = progress
+        let entry = insert(progress.producer, progress.partition, epoch: progress.epoch)
+        let next = entry.pointee.nextPartition
+        entry.pointee = progress
+        entry.pointee.nextPartition = next
     }
 
     public mutating func expire(_ id: UInt64) {
@@ -243,11 +282,32 @@ public struct ProducerTable: ~Copyable {
         {
             producersByName.removeValue(forKey: producer.name)
         }
-        rebuild(capacity: mask + 1) { $0.producer != id }
+        var partition = firstPartitions.removeValue(forKey: id) ?? ProducerProgress.noPartition
+        while partition != ProducerProgress.noPartition, let entry = find(id, partition) {
+            partition = entry.pointee.nextPartition
+            remove(at: entry)
+        }
     }
 
     public mutating func remove(partitions: Set<UInt32>) {
-        rebuild(capacity: mask + 1) { !partitions.contains($0.partition) }
+        var removed: [(producer: UInt64, partition: UInt32)] = []
+        forEach {
+            if partitions.contains($0.partition) { removed.append(($0.producer, $0.partition)) }
+        }
+        for (producer, partition) in removed { remove(producer, partition) }
+    }
+
+    private mutating func remove(_ producer: UInt64, _ partition: UInt32) {
+        guard let entry = find(producer, partition) else { return }
+        let next = entry.pointee.nextPartition
+        if firstPartitions[producer] == partition {
+            firstPartitions[producer] = next == ProducerProgress.noPartition ? nil : next
+        } else {
+            forEach(of: producer) { other in
+                if other.pointee.nextPartition == partition { other.pointee.nextPartition = next }
+            }
+        }
+        remove(at: entry)
     }
 
     /// Forgets what was stored at `offset` and above in a partition that lost it.
@@ -257,13 +317,12 @@ public struct ProducerTable: ~Copyable {
         }
     }
 
-    /// Producers that were last seen before `time`.
-    public func idle(since time: UInt64) -> [UInt64] {
-        var lastSeen: [UInt64: UInt64] = [:]
-        forEach { lastSeen[$0.producer] = max(lastSeen[$0.producer] ?? 0, $0.lastSeen) }
-        return producers.values
-            .filter { max($0.lastSeen, lastSeen[$0.id] ?? 0) < time }
-            .map(\.id).sorted()
+    /// True for a producer that is known and was last seen before `time`.
+    public func isIdle(_ id: UInt64, since time: UInt64) -> Bool {
+        guard let producer = producers[id], producer.lastSeen < time else { return false }
+        var isIdle = true
+        forEach(of: id) { if $0.pointee.lastSeen >= time { isIdle = false } }
+        return isIdle
     }
 
     public func forEach(_ body: (ProducerProgress) -> Void) {

@@ -127,6 +127,7 @@ package struct ShardMachine: ~Copyable {
     var nextGeneration: UInt32 = 1
     var lastHousekeeping = MonotonicTime.zero
     var lastFlushScan = MonotonicTime.zero
+    var expiry = ProducerExpiry()
     var sealDue = MonotonicTime.never
     package internal(set) var stage = Stage.starting
     package var counters = ShardCounters()
@@ -792,23 +793,6 @@ package struct ShardMachine: ~Copyable {
         }
         visitConnections()
         advanceStop()
-    }
-
-    /// By the clock of ages: a step of the wall clock by a week forgets nobody at once.
-    private mutating func expireProducers() {
-        guard now.monotonic.since(counters.lastProducerScan) > .seconds(60) else { return }
-        counters.lastProducerScan = now.monotonic
-        let window = UInt64.seconds(UInt64(limits.producerExpirySeconds))
-        let time = retention.clock.time.nanoseconds
-        guard time > window, stage == .ready, peers.own == 0 else { return }
-        let idle = state.producers.idle(since: time - window)
-        guard peers.isAlone else {
-            if !idle.isEmpty {
-                askForIdleProducers(Array(idle.prefix(1000)), since: time - window)
-            }
-            return
-        }
-        for producer in idle { guard change(.producerExpired(producer)) else { return } }
     }
 }
 

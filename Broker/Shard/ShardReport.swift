@@ -59,7 +59,6 @@ package struct ShardCounters: Sendable {
     package var movePauseNanoseconds: UInt64 = 0
     package var movePauseNanosecondsMax: UInt64 = 0
     package var storageFailure: String?
-    package var lastProducerScan = MonotonicTime.zero
 
     package init() {}
 }

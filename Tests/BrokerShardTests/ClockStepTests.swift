@@ -43,6 +43,34 @@ struct ClockStepTests {
     }
 
     @Test(
+        "silent producers are forgotten however many publish to other shards only",
+        arguments: [1, 2])
+    func expiresBehindOthers(shards: Int) throws {
+        let fixture = try fixture(expirySeconds: 120, shards: shards)
+        let partitions = try fixture.create("orders", partitions: UInt32(shards))
+        let far = try #require(partitions.last)
+        let producers = try (0..<400).map { _ in
+            try #require(
+                fixture.client.ask(
+                    .producerOpen, ProducerOpenRequest(), reply: ProducerOpenReply.self))
+        }
+        // All but the last go on, on the last shard.
+        for round in UInt64(0)..<5 {
+            for producer in producers.dropLast() {
+                #expect(try publish(fixture, producer, round, to: far) == .ok)
+            }
+            fixture.shard.pass(milliseconds: 60_000)
+        }
+        let last = try #require(producers.last)
+        #expect(try publish(fixture, last, 0, to: far) == .producerUnknown)
+        for producer in producers.prefix(3) {
+            #expect(try publish(fixture, producer, 5, to: far) == .ok)
+        }
+        let known = fixture.shard.machine.state.producers.producers.count
+        #expect(known == 399)
+    }
+
+    @Test(
         "no step of the wall clock forgets a producer that was here a moment ago",
         arguments: [1, 2], [day, -day, 365 * day])
     func steps(shards: Int, by step: Int64) throws {

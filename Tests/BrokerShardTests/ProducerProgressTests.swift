@@ -109,3 +109,81 @@ struct ProducerProgressTests {
         #expect(texts.contains("0/23") && texts.contains("1/23"))
     }
 }
+
+/// Where producers' progress is kept, beside a dictionary that is asked and told the same.
+@Suite("Producer table")
+struct ProducerTableTests {
+    private struct Pair: Hashable {
+        var producer: UInt64
+        var partition: UInt32
+    }
+
+    @Test("whatever goes, the rest is found, and what went is not", arguments: UInt64(1)...20)
+    func removal(seed: UInt64) {
+        var random = SeededRandom(seed: seed)
+        var table = ProducerTable()
+        var kept: [Pair: UInt64] = [:]
+        var removed = 0
+        for step in UInt64(1)...3000 {
+            let producer = 1 + UInt64(random.below(40))
+            let partition = UInt32(random.below(60))
+            switch random.below(100) {
+            case 0:
+                table.expire(producer)
+                removed += kept.count { $0.key.producer == producer }
+                kept = kept.filter { $0.key.producer != producer }
+            case 1:
+                let gone = Set((0..<3).map { partition + $0 })
+                table.remove(partitions: gone)
+                removed += kept.count { gone.contains($0.key.partition) }
+                kept = kept.filter { !gone.contains($0.key.partition) }
+            case 2:
+                table.open(Producer(id: producer, epoch: 2, name: "", lastSeen: step))
+                for pair in kept.keys where pair.producer == producer { kept[pair] = 0 }
+            default:
+                let entry = table.insert(producer, partition, epoch: 1)
+                entry.pointee.nextSequence = step
+                kept[Pair(producer: producer, partition: partition)] = step
+            }
+            guard step % 50 == 0 else { continue }
+            let count = table.count
+            #expect(count == kept.count)
+            var found: [Pair: UInt64] = [:]
+            table.forEach {
+                found[Pair(producer: $0.producer, partition: $0.partition)] = $0.nextSequence
+            }
+            #expect(found == kept)
+            for pair in kept.keys {
+                let isThere = table.find(pair.producer, pair.partition) != nil
+                #expect(isThere)
+            }
+            for partition in UInt32(0)..<64 {
+                let pair = Pair(producer: producer, partition: partition)
+                let isThere = table.find(producer, partition) != nil
+                #expect(isThere == (kept[pair] != nil))
+            }
+        }
+        #expect(removed > 100)
+    }
+
+    @Test("a producer is idle when it was heard of in no partition, and was not opened, since")
+    func idle() {
+        var table = ProducerTable()
+        table.open(Producer(id: 7, epoch: 1, name: "", lastSeen: 100))
+        let opened = (table.isIdle(7, since: 100), table.isIdle(7, since: 101))
+        #expect(opened == (false, true))
+        for partition in UInt32(1)...5 {
+            table.insert(7, partition, epoch: 1).pointee.lastSeen = 50
+        }
+        var isIdle = table.isIdle(7, since: 101)
+        #expect(isIdle)
+        for partition in UInt32(1)...5 {
+            table.find(7, partition)?.pointee.lastSeen = 200
+            isIdle = table.isIdle(7, since: 101)
+            #expect(!isIdle, "partition \(partition)")
+            table.find(7, partition)?.pointee.lastSeen = 50
+        }
+        isIdle = table.isIdle(8, since: 101)
+        #expect(!isIdle)
+    }
+}

@@ -88,57 +88,6 @@ extension ShardMachine {
         placementChanged(queue: queue.id)
     }
 
-    // MARK: producers
-
-    /// Asks the others which of the producers that are idle here are idle there too.
-    mutating func askForIdleProducers(_ candidates: [UInt64], since time: UInt64) {
-        var builder = ByteBuilder()
-        builder.put(time)
-        builder.put(UInt32(candidates.count))
-        for id in candidates { builder.put(id) }
-        _ = gather(
-            Request(
-                connection: -1, header: PeerOpcode.idleProducers.header,
-                body: UnsafeRawBufferPointer(start: nil, count: 0)),
-            body: builder.bytes,
-            from: (1..<UInt16(peers.count)).map { $0 }, .idleProducers(candidates))
-    }
-
-    mutating func idleProducers(_ request: Request) -> Outcome {
-        var parser = ByteParser(request.body)
-        guard let time = try? parser.u64(), let count = try? parser.count(itemBytesMin: 8) else {
-            return refuse(request, .badRequest, "a list that can't be read")
-        }
-        let idle = Set(state.producers.idle(since: time))
-        var builder = ByteBuilder()
-        for _ in 0..<count {
-            guard let id = try? parser.u64() else { break }
-            if idle.contains(id) { builder.put(id) }
-        }
-        return reply(request, RawMessage(bytes: builder.bytes))
-    }
-
-    mutating func expire(_ candidates: [UInt64], _ gathering: Gathering) {
-        guard gathering.refusal == nil, stage == .ready, !hasFailed else { return }
-        var idle = Set(candidates)
-        for part in gathering.parts {
-            var theirs: Set<UInt64> = []
-            part.body.withUnsafeBytes { bytes in
-                var parser = ByteParser(bytes)
-                while let id = try? parser.u64() { theirs.insert(id) }
-            }
-            idle.formIntersection(theirs)
-        }
-        for id in idle.sorted() {
-            guard change(.producerExpired(id)) else { return }
-            _ = broadcast(
-                Request(
-                    connection: -1, header: PeerOpcode.changeApply.header,
-                    body: UnsafeRawBufferPointer(start: nil, count: 0)),
-                .producerExpired(id), .done([]))
-        }
-    }
-
     // MARK: the start
 
     /// True when this shard may write its first checkpoint.
