@@ -282,9 +282,9 @@ package enum OptionTable {
         ),
         duration(
             "peer-timeout",
-            "when a TCP connection is closed whose other end answers nothing, or takes nothing",
+            "when a connection is closed whose other end answers nothing, or takes next to nothing",
             .seconds(1) ... .seconds(86_400),
-            \.peerNanoseconds
+            \.limits.peerNanoseconds
         ),
         duration(
             "drain-timeout",

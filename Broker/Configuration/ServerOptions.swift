@@ -43,8 +43,6 @@ package struct ServerOptions: Sendable, Equatable {
     package var journalBytes = Self.journalBytesDefault
     package var journalFiles = 4
     package var limits = ShardLimits()
-    /// How long a TCP peer may answer nothing to probes or data, or keep its window shut.
-    package var peerNanoseconds: UInt64 = .seconds(120)
     package var logLevel = Logger.Level.info
     package var logFormat = LogFormat.text
 

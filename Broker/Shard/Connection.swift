@@ -51,6 +51,10 @@ package struct Connection {
 
     package var send = SendBuffer()
     package var isSendListed = false
+    /// When the peer last was seen to have taken what it was sent, and what `sentBytes` becomes when it has
+    /// taken enough of what is on its way now.
+    package var takenAt = MonotonicTime.zero
+    package var takenGoal: UInt64 = 0
     /// Frames that wait for room in the send buffer, in the shard's `blocked`.
     package var blockedCount = 0
     /// The last pass over `blocked` that found no room here.

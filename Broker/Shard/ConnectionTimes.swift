@@ -2,7 +2,7 @@ internal import BrokerBasics
 internal import WireProtocol
 
 // How it works. What a peer may take its time for has a limit each: saying HELLO, finishing a frame, taking
-// what is left for it before its connection closes. A hand goes over the connections, some at each turn of
+// what it is sent, taking what is left for it before its connection closes. A hand goes over the connections, some at each turn of
 // the housekeeping, once a millisecond: ten thousand that are idle cost a cycle next to nothing, and each
 // is visited seven times a second. So a limit is kept to within the time of one round.
 
@@ -27,7 +27,9 @@ extension ShardMachine {
                 turnAway(
                     index, .helloExpected,
                     "HELLO did not come within \(limits.helloNanoseconds / .milliseconds(1)) ms")
-            case .ready: visitInput(index, connection)
+            case .ready:
+                visitInput(index, connection)
+                visitSend(index, connection)
             case .draining:
                 guard
                     now.monotonic.since(connection.pointee.drainingSince) > limits.drainNanoseconds
@@ -37,6 +39,30 @@ extension ShardMachine {
             case .closed: break
             }
         }
+    }
+
+    /// A peer that takes a byte now and then holds memory that others wait for, and TCP finds nothing wrong
+    /// with it.
+    private mutating func visitSend(
+        _ index: Int32, _ connection: UnsafeMutablePointer<Connection>
+    ) {
+        guard connection.pointee.state == .ready, connection.pointee.relay == nil,
+            connection.pointee.send.isInFlight
+        else {
+            connection.pointee.takenGoal = 0
+            return
+        }
+        guard connection.pointee.takenGoal > connection.pointee.sentBytes else {
+            let goal = min(connection.pointee.send.flightBytesLeft, limits.sendBytesMax)
+            connection.pointee.takenAt = now.monotonic
+            connection.pointee.takenGoal = connection.pointee.sentBytes &+ UInt64(goal)
+            return
+        }
+        guard now.monotonic.since(connection.pointee.takenAt) > limits.peerNanoseconds else {
+            return
+        }
+        counters.connectionsTimedOut &+= 1
+        close(index, reason: .stalled)
     }
 
     private mutating func visitInput(

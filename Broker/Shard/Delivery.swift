@@ -219,7 +219,10 @@ extension ShardMachine {
             next = StoredBatch.endOffset(at: base)
         }
         let frameBytes = FrameHeader.byteCount &+ run
-        guard let room = connection.pointee.send.reserve(frameBytes, pool: &sendPool) else {
+        guard
+            let room = connection.pointee.send.reserve(
+                frameBytes, pool: &sendPool, isDelivery: true)
+        else {
             return 0
         }
         (room + FrameHeader.byteCount).copyMemory(from: base, byteCount: run)

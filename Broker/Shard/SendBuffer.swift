@@ -17,6 +17,7 @@ package struct SendBuffer {
     package var isInFlight: Bool { flight != nil }
     package var isEmpty: Bool { flight == nil && activeCount == 0 }
     package var pendingBytes: Int { activeCount + flightCount - flightSent }
+    package var flightBytesLeft: Int { flightCount - flightSent }
 
     /// Bytes that fit behind what waits.
     @inline(__always)
@@ -26,24 +27,26 @@ package struct SendBuffer {
 
     /// Room for `bytes`, or `nil` when it must wait. A frame larger than the buffer gets one of its
     /// own size, alone.
+    ///
+    /// - Parameter isDelivery: records for a subscription, which leave some memory to answers.
     @inline(__always)
     package mutating func reserve(
-        _ bytes: Int, pool: inout SendPool
+        _ bytes: Int, pool: inout SendPool, isDelivery: Bool = false
     ) -> UnsafeMutableRawPointer? {
         if let active, activeCount &+ bytes <= activeCapacity { return active + activeCount }
-        return reserveSlow(bytes, pool: &pool)
+        return reserveSlow(bytes, pool: &pool, isDelivery: isDelivery)
     }
 
     @inline(never)
     private mutating func reserveSlow(
-        _ bytes: Int, pool: inout SendPool
+        _ bytes: Int, pool: inout SendPool, isDelivery: Bool
     ) -> UnsafeMutableRawPointer? {
         guard activeCount == 0 else { return nil }
         if let active {
             pool.give(active, capacity: activeCapacity)
             self.active = nil
         }
-        guard let (memory, capacity) = pool.take(bytes) else { return nil }
+        guard let (memory, capacity) = pool.take(bytes, isDelivery: isDelivery) else { return nil }
         active = memory
         activeCapacity = capacity
         return memory
@@ -94,11 +97,14 @@ package struct SendBuffer {
     }
 }
 
-/// Lends send buffers of one size, and larger ones for single frames, up to a budget.
+/// Lends send buffers of one size, and larger ones for single frames, up to a budget. A quarter of it is for
+/// answers: readers that take nothing, however many they are, leave that to everybody's confirms.
 package struct SendPool: ~Copyable {
     package let bufferBytes: Int
     private let budgetBytes: Int
+    /// Lent, or kept to be lent again.
     package private(set) var reservedBytes = 0
+    private var lentBytes = 0
     private var free: UnsafeMutableRawPointer?
 
     package init(bufferBytes: Int, budgetBytes: Int) {
@@ -113,12 +119,15 @@ package struct SendPool: ~Copyable {
         }
     }
 
-    mutating func take(_ bytes: Int) -> (UnsafeMutableRawPointer, Int)? {
+    mutating func take(_ bytes: Int, isDelivery: Bool) -> (UnsafeMutableRawPointer, Int)? {
+        let capacity = max(bytes, bufferBytes)
+        // A pool so small that no delivery fits lends one at a time.
+        if isDelivery, lentBytes + capacity > budgetBytes / 4 * 3, lentBytes > 0 { return nil }
         if bytes <= bufferBytes, let memory = free {
             free = memory.load(as: UnsafeMutableRawPointer?.self)
+            lentBytes += bufferBytes
             return (memory, bufferBytes)
         }
-        let capacity = max(bytes, bufferBytes)
         // Kept buffers count: those that nobody uses make room for a frame that none of them holds.
         while reservedBytes + capacity > budgetBytes, let memory = free {
             free = memory.load(as: UnsafeMutableRawPointer?.self)
@@ -127,10 +136,12 @@ package struct SendPool: ~Copyable {
         }
         guard reservedBytes + capacity <= budgetBytes else { return nil }
         reservedBytes += capacity
+        lentBytes += capacity
         return (.allocate(byteCount: capacity, alignment: 64), capacity)
     }
 
     mutating func give(_ memory: UnsafeMutableRawPointer, capacity: Int) {
+        lentBytes -= capacity
         if capacity == bufferBytes {
             memory.storeBytes(of: free, as: UnsafeMutableRawPointer?.self)
             free = memory

@@ -72,6 +72,8 @@ package struct ShardLimits: Sendable, Equatable {
     package var helloNanoseconds: UInt64 = .seconds(10)
     /// A frame that began to come and is not whole by then closes its connection.
     package var frameNanoseconds: UInt64 = .seconds(30)
+    /// A peer that takes nothing of what waits for it, or less than a send buffer, in this time is closed.
+    package var peerNanoseconds: UInt64 = .seconds(120)
     /// A connection that is to close and takes nothing of what waits for it is closed after this.
     package var drainNanoseconds: UInt64 = .seconds(10)
     /// What a partition that is to move is given to become ready for it.

@@ -93,7 +93,7 @@ package enum CloseReason: String, Sendable {
     case peer
     case protocolError
     case drained
-    /// It was to close, and took nothing of what was left for it.
+    /// It took nothing of what was sent to it, or too little, for too long.
     case stalled
     case overflow
     case stopping

@@ -87,7 +87,7 @@ enum Broker {
         say(facts, host, loop, directory.directAlignment, options, logger)
 
         let sockets = try Sockets(
-            options.listen, shards: options.shards, peerNanoseconds: options.peerNanoseconds)
+            options.listen, shards: options.shards, peerNanoseconds: options.limits.peerNanoseconds)
         let controls = (0..<options.shards).map { _ in ShardControl(loop: loop) }
         let pages = AdminPages(controls: controls, version: version)
         let admin = try startAdmin(options, pages, logger)

@@ -120,7 +120,12 @@ import Testing
         limits.inputBytesMax = 4 << 20
         limits.inputMemoryBytesMax = 3 << 20
         limits.frameNanoseconds = 750_000_000
-        #expect(options.peerNanoseconds == 9_000_000_000)
+        limits.peerNanoseconds = 9_000_000_000
+        limits.partitionsMax = 1000
+        limits.producersMax = 14
+        limits.groupsMax = 15
+        limits.recordBytesMax = 64 << 10
+        limits.recordHeadersBytesMax = 8 << 10
         limits.confirmRunsMax = 9
         limits.subscriptionsPerConnectionMax = 11
         limits.helloNanoseconds = 500_000_000

@@ -48,6 +48,60 @@ struct LimitTests {
         #expect(slow.pushes.contains { $0.header.opcode == Opcode.error.rawValue })
     }
 
+    @Test(
+        "a peer that takes a byte now and then is closed after its time, one that takes enough is not"
+    )
+    func takingBytes() throws {
+        let fixture = try Fixture {
+            $0.limits.peerNanoseconds = .seconds(20)
+            $0.limits.sendBytesMax = 4096
+        }
+        let partition = try fixture.create("orders")[0]
+        let (drip, slow) = (try fixture.connect("drip"), try fixture.connect("slow"))
+        for client in [drip, slow] {
+            _ = try #require(client.subscribe("orders", stream: 1))
+            client.isReading = false
+        }
+        try fixture.publish(40, to: partition, bytes: 900)
+        for second in 1...60 {
+            fixture.shard.takeSome(1, drip)
+            // A send buffer within the time, if in small pieces.
+            fixture.shard.takeSome(300, slow)
+            fixture.shard.pass(milliseconds: 1000)
+            #expect(drip.isClosed == (second >= 20), "after \(second) s")
+            #expect(!slow.isClosed)
+        }
+        #expect(fixture.counters.connectionsTimedOut == 1)
+        #expect(slow.delivered.count > 10)
+        #expect(fixture.isServing())
+    }
+
+    @Test("readers that take nothing leave memory to everybody's answers, however many they are")
+    func manySlowReaders() throws {
+        let fixture = try Fixture {
+            $0.limits.sendBytesMax = 4096
+            $0.limits.sendMemoryBytesMax = 64 * 1024
+        }
+        let partition = try fixture.create("orders")[0]
+        let readers = try (0..<20).map { try fixture.connect("reader \($0)") }
+        for reader in readers {
+            _ = try #require(reader.subscribe("orders", stream: 1))
+            reader.isReading = false
+        }
+        try fixture.publish(40, to: partition, bytes: 900)
+        #expect(readers.count { $0.holdsSend } >= 6)
+        let lent = fixture.shard.machine.sendPool.reservedBytes
+        #expect(lent >= 48 * 1024)
+        let other = try fixture.connect("other")
+        for _ in 0..<20 {
+            try fixture.publish(batch(["x"]), to: partition, by: other)
+            #expect(other.ask(.ping, Empty(), reply: Empty.self) != nil)
+        }
+        for reader in readers { fixture.shard.readAgain(reader) }
+        fixture.shard.run { readers.allSatisfy { $0.delivered.count == 60 } }
+        #expect(readers.allSatisfy { $0.delivered.count == 60 })
+    }
+
     // MARK: replies that are too large
 
     private func narrow(_ fixture: Fixture) throws -> SimulatedClient {
@@ -129,8 +183,9 @@ struct LimitTests {
 
     @Test("a reader without memory to send from goes on when another connection gives its back")
     func sendMemory() throws {
-        let fixture = try Fixture { $0.limits.sendMemoryBytesMax = 3 * $0.limits.sendBytesMax }
+        let fixture = try Fixture { $0.limits.sendMemoryBytesMax = 4 * $0.limits.sendBytesMax }
         let partition = try fixture.create("orders")[0]
+        // Three quarters are for deliveries, and with readers that take nothing.
         let slow = try (0..<3).map { try fixture.connect("slow \($0)") }
         for client in slow {
             _ = try #require(client.subscribe("orders", stream: 1))
@@ -138,22 +193,33 @@ struct LimitTests {
         }
         let waiting = try fixture.connect("waiting")
         _ = try #require(waiting.subscribe("orders", stream: 1, credit: 0))
-        let sent = fixture.client.publish(batch(["x"]), partition: partition)
-        fixture.shard.pass(milliseconds: 5)
+        try fixture.publish(1, to: partition)
         #expect(slow.allSatisfy { $0.holdsSend })
         waiting.request(.credit, Credit(records: .max, bytes: .max), stream: 1)
         fixture.shard.pass(milliseconds: 100)
         #expect(waiting.delivered.isEmpty)
+        // The rest is with one who does not take an answer.
+        let mute = try fixture.connect("mute")
+        mute.isReading = false
+        mute.request(.ping, Empty())
+        fixture.shard.pass(milliseconds: 5)
+        #expect(mute.holdsSend)
+        let sent = fixture.client.publish(batch(["x"]), partition: partition)
+        fixture.shard.pass(milliseconds: 100)
         #expect(!fixture.client.isAnswered(sent))
         fixture.shard.readAgain(slow[0])
         fixture.shard.pass(milliseconds: 100)
-        #expect(waiting.delivered.count == 1)
         #expect(fixture.client.isAnswered(sent))
+        #expect(waiting.delivered.isEmpty)
+        fixture.shard.readAgain(slow[1])
+        fixture.shard.pass(milliseconds: 100)
+        #expect(waiting.delivered.count == 2)
+        #expect(slow[0].delivered.count == 2 && slow[1].delivered.count == 2)
     }
 
     @Test("a connection that goes gives its memory to a reader that waits for some")
     func sendMemoryOfTheGone() throws {
-        let fixture = try Fixture { $0.limits.sendMemoryBytesMax = 2 * $0.limits.sendBytesMax }
+        let fixture = try Fixture { $0.limits.sendMemoryBytesMax = 3 * $0.limits.sendBytesMax }
         let partition = try fixture.create("orders")[0]
         let slow = try (0..<2).map { try fixture.connect("slow \($0)") }
         for client in slow {

@@ -239,6 +239,18 @@ package final class SimulatedShard {
         cycle(client.number)
     }
 
+    /// A client that does not read its socket takes a little of what is on its way to it.
+    package func takeSome(_ count: Int, _ client: SimulatedClient) {
+        guard let (bytes, held) = client.heldSend else { return }
+        let taken = min(count, held)
+        client.take([UInt8](UnsafeRawBufferPointer(start: bytes, count: taken)))
+        client.heldSend = nil
+        if let rest = cells[client.number].machine.sent(client.index, result: Int32(taken)) {
+            client.heldSend = rest
+        }
+        cycle(client.number)
+    }
+
     package func disconnect(_ index: Int32, shard: Int = 0) {
         cells[shard].machine.ended(index)
         cycle(shard)

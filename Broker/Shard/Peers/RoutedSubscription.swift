@@ -587,7 +587,10 @@ extension ShardMachine {
             guard run > 0 else { return 0 }
         }
         let frameBytes = FrameHeader.byteCount + run
-        guard let memory = connection.pointee.send.reserve(frameBytes, pool: &sendPool) else {
+        guard
+            let memory = connection.pointee.send.reserve(
+                frameBytes, pool: &sendPool, isDelivery: true)
+        else {
             return 0
         }
         (memory + FrameHeader.byteCount).copyMemory(from: base, byteCount: run)
