@@ -89,6 +89,7 @@ package struct ServerOptions: Sendable, Equatable {
         {
             throw UsageError("--listen \(twice) is given twice")
         }
+        if let clash = portTakenTwice { throw UsageError(clash) }
         if !geometry.isValid {
             throw UsageError(
                 "a journal of \(OptionValue.sizeText(journalBytes)) in \(journalFiles) files can't be "
@@ -110,6 +111,28 @@ package struct ServerOptions: Sendable, Equatable {
         if let conflict = limits.conflict(geometry: geometry) {
             throw UsageError("\(conflict.description); \(Self.advice(conflict.cause))")
         }
+    }
+
+    /// The ports where shards are reached follow the one that all share, and must be nobody else's.
+    private var portTakenTwice: String? {
+        guard shards > 1 else { return nil }
+        var taken: [(port: UInt16, what: String)] = listen.compactMap { address in
+            if case .tcp(_, let port) = address, port > 0 {
+                (port, "--listen \(address)")
+            } else {
+                nil
+            }
+        }
+        if let admin, admin.port > 0 { taken.append((admin.port, "--admin \(admin.port)")) }
+        for case .tcp(_, let port) in listen where port > 0 {
+            let own = Int(port) + 1..<Int(port) + 1 + shards
+            guard let clash = taken.first(where: { own.contains(Int($0.port)) }) else { continue }
+            return
+                "shard \(Int(clash.port) - own.lowerBound) would listen at port \(clash.port), which "
+                + "is that of \(clash.what): \(shards) shards need the ports \(own.lowerBound) to "
+                + "\(own.upperBound - 1) behind \(port)"
+        }
+        return nil
     }
 
     private static func advice(_ cause: LimitConflict.Cause) -> String {

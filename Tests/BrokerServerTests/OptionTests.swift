@@ -163,6 +163,15 @@ import Testing
             (["--listen", ":7400"], "--listen: ':7400' is not accepted"),
             (["--listen", "::1:7400"], "it takes HOST:PORT, [V6]:PORT or unix:PATH"),
             (["--listen", "a:1", "--listen", "a:1"], "--listen a:1 is given twice"),
+            (
+                ["--shards", "80"],
+                "shard 79 would listen at port 7480, which is that of --admin 7480: 80 shards need the "
+                    + "ports 7401 to 7480 behind 7400"
+            ),
+            (
+                ["--shards", "2", "--listen", "a:1", "--listen", "b:3"],
+                "shard 1 would listen at port 3, which is that of --listen b:3"
+            ),
             (["--admin", "unix:/x"], "--admin: 'unix:/x' is not accepted"),
             (["--journal-size", "64 MiB"], "--journal-size: '64 MiB' is not accepted"),
             (["--journal-size", "2TiB"], "it takes 1MiB to 1TiB"),

@@ -228,23 +228,40 @@ struct ManyShardsTests {
         }
     }
 
-    @Test("a queue that was spread before it was colocated leaves the shards that go")
+    @Test(
+        "a queue that lives on several shards, or elsewhere than its companions, is not colocated")
     func labelledLater() throws {
         let runner = try Self.broker(3)
-        let client = try #require(runner.connect(to: 0))
-        let queue = runner.createQueue(client, "orders", partitions: 6)
-        runner.alter(client, "orders", labels: [Pair(name: "colocate", value: "desk")])
-        let producer = try #require(runner.openProducer(client))
-        for partition in queue { runner.publish(client, producer, partition, records: 3) }
-        runner.settle(client, queue)
-        try runner.crash(.some, shards: 2)
-        try #require(runner.start())
-        try runner.shard.retire()
-        let again = try #require(runner.connect(to: 1))
+        let client = try #require(runner.connect(to: 1))
+        func alter(_ name: String, _ value: String) -> StatusCode? {
+            let label = Pair(name: "colocate", value: value)
+            let asked = client.request(
+                .queueAlter, QueueAlterRequest(name: name, labels: [label]))
+            runner.run { client.replies[asked] != nil }
+            return client.status(of: asked)
+        }
+        _ = runner.createQueue(client, "spread", partitions: 3)
+        #expect(alter("spread", "desk") == .changeNotOffered)
+        // One partition each, on the shards in turn.
+        for name in ["a", "b", "c", "d"] { _ = runner.createQueue(client, name, partitions: 1) }
+        #expect(alter("a", "desk") == .ok)
+        #expect(alter("b", "desk") == .changeNotOffered)
+        #expect(alter("d", "desk") == .ok)
+        #expect(alter("b", "") == .ok)
         let info = try #require(
-            again.ask(.queueDescribe, QueueNameRequest(name: "orders"), reply: QueueInfo.self))
-        #expect(info.partitions.allSatisfy { $0.shard < 2 })
-        try runner.history.check(try ReadBack(from: runner.shard))
+            client.ask(.queueDescribe, QueueNameRequest(name: "b"), reply: QueueInfo.self))
+        #expect(info.labels.isEmpty)
+    }
+
+    @Test("what was colocated when it was spread already leaves the shards that go, and no others")
+    func spreadAndColocated() {
+        let queue = Queue(
+            id: 1, name: "orders", level: .synced, createdAt: 0,
+            labels: [Pair(name: "colocate", value: "desk")], partitions: [1, 2, 3, 4, 5, 6],
+            shards: [0, 1, 2, 0, 1, 2], retention: Retention())
+        let moves = Placement.moves(queues: [queue], before: 3, shards: 2)
+        #expect(moves.map(\.partition) == [3, 6])
+        #expect(moves.allSatisfy { $0.from == 2 && $0.to == 0 })
     }
 
     @Test("a queue that is gone ends its subscriptions at every front, once")

@@ -171,8 +171,12 @@ struct PartitionMoveTests {
         let shard = try Self.describe(clients[0]).partitions[0].shard
         #expect(status(queue[0], shard) == .ok)
         #expect(Self.moves(clients).first?.pauseNanoseconds == 0)
-        runner.alter(clients[0], "orders", labels: [Pair(name: "colocate", value: "desk")])
-        #expect(status(queue[0], 1 - shard) == .changeNotOffered)
+        let desk = QueueCreateRequest(
+            name: "desk", partitions: 2, level: .synced,
+            labels: [Pair(name: "colocate", value: "desk")])
+        let made = try #require(clients[0].ask(.queueCreate, desk, reply: QueueInfo.self))
+        let moved = made.partitions[0]
+        #expect(status(moved.id, 1 - moved.shard) == .changeNotOffered)
         let (alone, single) = try Self.broker(1)
         let own = alone.createQueue(single[0], "orders", partitions: 1)
         let asked = single[0].request(.queueMove, QueueMoveRequest(partition: own[0], shard: 1))

@@ -41,7 +41,7 @@ extension ShardMachine {
         for item in named.prefix(Int(min(list.limit, 1000))) {
             let info = info(of: item.group, item.queue, withCursors: false)
             bytes += info.encoded.count
-            guard bytes <= replyBytesMax(request) else { break }
+            guard groups.isEmpty || bytes <= replyBytesMax(request) else { break }
             groups.append(info)
         }
         return reply(request, GroupListReply(groups: groups, more: groups.count < named.count))

@@ -71,6 +71,7 @@ extension ShardMachine {
                 request, .changeNotOffered, "the durability level of a queue does not change")
         }
         guard !isHeldByMove(queue: queue.id) else { return .park }
+        if let refused = refuseParting(request, queue, alter.labels) { return refused }
         queue.merge(labels: alter.labels)
         queue.retention = queue.retention.changed(by: alter.retention)
         guard queue.retention.isValid else {
@@ -84,6 +85,24 @@ extension ShardMachine {
             return broadcast(request, .queueAltered(queue), .changed(queue: queue.id))
         }
         return reply(request, info(of: queue, withPartitions: true))
+    }
+
+    /// Queues with the same value of `colocate` live on one shard: none gets it that lives elsewhere.
+    private mutating func refuseParting(
+        _ request: Request, _ queue: Queue, _ labels: [Pair]
+    ) -> Outcome? {
+        guard let value = labels.last(where: { $0.name == Placement.colocateLabel })?.value,
+            !value.isEmpty
+        else { return nil }
+        let others = state.queues.values.filter {
+            $0.id != queue.id && Placement.colocation($0.labels) == value
+        }
+        let shards = Set((others + [queue]).flatMap(\.shards))
+        guard shards.count > 1 else { return nil }
+        return refuse(
+            request, .changeNotOffered,
+            "queue \(queue.name) and those with colocate=\(value) live on \(shards.count) shards: move "
+                + "its partitions to one shard first")
     }
 
     mutating func queueDelete(_ request: Request) -> Outcome {
@@ -141,7 +160,8 @@ extension ShardMachine {
             guard let queue = state.queue(named: name) else { continue }
             let info = info(of: queue, withPartitions: false)
             bytes += info.encoded.count
-            guard bytes <= replyBytesMax(request) else { break }
+            // The first goes alone if need be: an empty page would hide all that come behind it.
+            guard queues.isEmpty || bytes <= replyBytesMax(request) else { break }
             queues.append(info)
         }
         return reply(request, QueueListReply(queues: queues, more: queues.count < names.count))

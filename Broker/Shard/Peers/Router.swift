@@ -10,8 +10,9 @@ extension ShardMachine {
     mutating func route(
         _ request: Request, _ opcode: Opcode, _ frame: UnsafeRawPointer
     ) -> Outcome? {
-        let everybody = (0..<UInt16(peers.count)).map { $0 }
-        let body = [UInt8](request.body)
+        // Acks and credit come through here too: they allocate nothing.
+        var everybody: [UInt16] { (0..<UInt16(peers.count)).map { $0 } }
+        var body: [UInt8] { [UInt8](request.body) }
         switch opcode {
         case .queueCreate, .queueAlter, .queueDelete, .queueMove, .producerOpen:
             guard peers.own != 0 else { return nil }
