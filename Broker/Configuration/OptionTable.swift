@@ -226,6 +226,18 @@ package enum OptionTable {
             4096...(64 << 20),
             \.limits.frameBytesMax
         ),
+        size(
+            "record-bytes-max",
+            "the largest record of a batch; a batch ends it, too",
+            64...(64 << 20),
+            \.limits.recordBytesMax
+        ),
+        size(
+            "record-headers-bytes-max",
+            "the largest headers of a record",
+            64...(64 << 20),
+            \.limits.recordHeadersBytesMax
+        ),
         count(
             "connections-max",
             "client connections at the same time",
@@ -299,6 +311,24 @@ package enum OptionTable {
             "partitions of one queue",
             1...65_536,
             \.limits.partitionsPerQueueMax
+        ),
+        count(
+            "partitions-max",
+            "partitions of all queues together",
+            1...standard.limits.partitionsMax,
+            \.limits.partitionsMax
+        ),
+        count(
+            "producers-max",
+            "producers that are known, until they expire",
+            1...10_000_000,
+            \.limits.producersMax
+        ),
+        count(
+            "groups-max",
+            "consumer groups of all queues together",
+            1...10_000_000,
+            \.limits.groupsMax
         ),
         ServerOption(
             name: "producer-expiry",

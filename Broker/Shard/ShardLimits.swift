@@ -1,4 +1,5 @@
 internal import BrokerBasics
+internal import BrokerCore
 package import LogStorage
 
 /// Every bound of a shard, by name. Those that clients run into are shown by `server status`.
@@ -19,6 +20,14 @@ package struct ShardLimits: Sendable, Equatable {
     package var subscriptionsPerConnectionMax = 1024
     package var queuesMax = 100_000
     package var partitionsPerQueueMax = 1024
+    /// Of all queues together.
+    package var partitionsMax = DurableState.partitionsMax
+    /// Producers that are known, and groups, of all queues together.
+    package var producersMax = 100_000
+    package var groupsMax = 100_000
+    /// One record of a batch, and its headers, as they are encoded. A batch ends both by itself.
+    package var recordBytesMax: UInt32 = 64 << 20
+    package var recordHeadersBytesMax: UInt32 = 64 << 20
     /// A journal group is closed when it has this many bytes. Measured knee: 128 KiB.
     package var groupBytes = 128 * 1024
     /// Journal entries staged and not yet durable.
@@ -88,6 +97,10 @@ package struct ShardLimits: Sendable, Equatable {
     package var reserveBytes: UInt64 = 32 << 20
 
     package init() {}
+
+    /// Batches up to this many bytes need no look at their records' sizes.
+    @inline(__always)
+    var recordBytesChecked: Int { Int(min(recordBytesMax, recordHeadersBytesMax)) }
 
     /// The largest stored batch: what a frame can carry, with the broker's stamp.
     package var storedBatchBytesMax: Int { Int(frameBytesMax) }

@@ -116,6 +116,58 @@ public struct RecordReader {
         return at == to
     }
 
+    /// The first record of a batch that is larger than it may be.
+    public struct Exceeding: Equatable, Sendable {
+        /// Its place in the batch, from 0.
+        public var record: Int
+        public var isHeaders: Bool
+        public var bytes: Int
+    }
+
+    /// Looks for a record of more than `recordBytes`, or with headers of more than `headersBytes`, their
+    /// count included, as they are encoded.
+    ///
+    /// - Parameter batch: a producer's part that `BatchHeader.check` accepted.
+    public static func exceeding(
+        _ batch: UnsafeRawPointer, recordBytes: Int, headersBytes: Int
+    ) -> Exceeding? {
+        let to = Int(batch.u32(0))
+        var at = BatchHeader.byteCount
+        for record in 0..<Int(batch.u16(10)) {
+            guard let length = varint(batch, &at, to), length <= to - at else { return nil }
+            if length > recordBytes {
+                return Exceeding(record: record, isHeaders: false, bytes: length)
+            }
+            let headers =
+                length > headersBytes ? self.headersBytes(batch, at: at, length: length) : 0
+            if headers > headersBytes {
+                return Exceeding(record: record, isHeaders: true, bytes: headers)
+            }
+            at += length
+        }
+        return nil
+    }
+
+    /// Of a record whose fields were checked.
+    private static func headersBytes(
+        _ base: UnsafeRawPointer, at start: Int, length: Int
+    ) -> Int {
+        let attributes = base.u8(start)
+        guard attributes & RecordFormat.headers != 0 else { return 0 }
+        let end = start + length
+        var at = start + 1
+        if attributes & RecordFormat.timestamp != 0 { _ = varint64(base, &at, end) }
+        if attributes & RecordFormat.trace != 0 { at += TraceContext.byteCount }
+        if attributes & RecordFormat.key != 0, let count = varint(base, &at, end) { at += count }
+        let first = at
+        guard let count = varint(base, &at, end) else { return 0 }
+        for _ in 0..<count * 2 {
+            guard let bytes = varint(base, &at, end), bytes <= end - at else { return 0 }
+            at += bytes
+        }
+        return at - first
+    }
+
     /// Checks the fields of a record that has any.
     @usableFromInline
     static func fields(

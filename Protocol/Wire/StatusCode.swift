@@ -30,6 +30,7 @@ public enum StatusCode: UInt16, Sendable, CaseIterable {
     case sequenceGap = 42
     case producerFenced = 43
     case producerUnknown = 44
+    case recordTooLarge = 45
 
     // Consuming.
     case subscriptionNotFound = 60
@@ -73,7 +74,8 @@ public enum StatusCode: UInt16, Sendable, CaseIterable {
         case .badFrame, .badChecksum, .frameTooLarge, .unknownOpcode, .unsupportedVersion,
             .unknownMandatoryField, .helloExpected, .badRequest, .queueNotFound, .queueExists,
             .partitionNotFound, .nameInvalid, .levelNotOffered, .tooManyPartitions,
-            .tooManyQueues, .changeNotOffered, .batchInvalid, .batchTooLarge, .sequenceGap,
+            .tooManyQueues, .changeNotOffered, .batchInvalid, .batchTooLarge, .recordTooLarge,
+            .sequenceGap,
             .producerFenced, .subscriptionNotFound, .subscriptionExists, .groupNotFound,
             .notAssigned, .ackOutOfRange, .epochFenced, .tooManySubscriptions,
             .offsetOutOfRange, .dataDamaged, .limitReached:

@@ -86,6 +86,8 @@ import Testing
             "--subscriptions-max", "11", "--hello-timeout", "500ms", "--queues-max", "12",
             "--drain-timeout", "250ms", "--disk-warn", "60", "--disk-refuse", "70",
             "--disk-reads-only", "75", "--disk-reserve", "1MiB",
+            "--partitions-max", "1000", "--producers-max", "14", "--groups-max", "15",
+            "--record-bytes-max", "64KiB", "--record-headers-bytes-max", "8KiB",
             "--partitions-per-queue-max", "13", "--producer-expiry", "1h", "--log-level", "debug",
             "--log-format", "json", "--backup-dir", "/images",
         ])

@@ -224,7 +224,139 @@ struct LimitEdgeTests {
         #expect(end == 0)
     }
 
+    // MARK: records
+
+    @Test(
+        "a record, and its headers, of the largest size are stored, one byte more is refused by name"
+    )
+    func recordSizes() throws {
+        let fixture = try Fixture {
+            $0.limits.recordBytesMax = 600
+            $0.limits.recordHeadersBytesMax = 200
+        }
+        let partition = try fixture.create("orders")[0]
+        func publish(_ record: Record, before: Int = 0) throws -> StatusCode {
+            var builder = BatchBuilder()
+            for _ in 0..<before { _ = builder.append(Record(value: [1], key: [2])) }
+            _ = builder.append(record)
+            return try fixture.refusal(publishing: builder.finish(), to: partition)
+        }
+        func content(_ count: Int) -> [UInt8] { [UInt8](repeating: 7, count: count) }
+        // One byte of attributes, then the value.
+        #expect(try publish(Record(value: content(599))) == .ok)
+        #expect(try publish(Record(value: content(600)), before: 3) == .recordTooLarge)
+        // Count, length and name, two bytes of length, value.
+        func headers(_ bytes: Int) -> Record {
+            Record(
+                value: content(90), key: content(40),
+                headers: [.init(name: "h", value: content(bytes - 5))], trace: nil, timestamp: 9)
+        }
+        #expect(try publish(headers(200), before: 3) == .ok)
+        #expect(try publish(headers(201), before: 3) == .recordTooLarge)
+        // Without headers a record may be as large as records may be.
+        #expect(try publish(Record(value: content(300), key: content(200))) == .ok)
+        let read = try fixture.readBack("orders", records: 6)
+        #expect(read.count == 6)
+        #expect(read[4].record.headers.first?.value.count == 195)
+    }
+
+    // MARK: producers and groups
+
+    @Test(
+        "the last producer is opened, one more is refused; one that is known opens its next epoch")
+    func producers() throws {
+        let fixture = try Fixture {
+            $0.limits.producersMax = 3
+            $0.limits.producerExpirySeconds = 120
+        }
+        func open(_ name: String) throws -> StatusCode {
+            try fixture.refusal(.producerOpen, ProducerOpenRequest(name: name))
+        }
+        for name in ["a", "b", ""] { #expect(try open(name) == .ok) }
+        for name in ["c", ""] { #expect(try open(name) == .limitReached) }
+        #expect(try open("a") == .ok)
+        fixture.shard.pass(milliseconds: 250_000)
+        #expect(try open("c") == .ok)
+    }
+
+    @Test(
+        "the last group begins, one more is refused; those that are there take members",
+        arguments: [1, 2])
+    func groups(shards: Int) throws {
+        let fixture = try Fixture {
+            $0.limits.groupsMax = 2
+            $0.shards = shards
+        }
+        fixture.shard.run { fixture.shard.isReady }
+        _ = try fixture.create("orders", partitions: 2)
+        func join(_ group: String, _ stream: UInt32) throws -> StatusCode {
+            try fixture.refusal(
+                .subscribe,
+                SubscribeRequest(
+                    queue: "orders", group: group, creditRecords: 1, creditBytes: 1),
+                stream: stream)
+        }
+        #expect(try join("a", 1) == .ok)
+        #expect(try join("b", 2) == .ok)
+        #expect(try join("c", 3) == .limitReached)
+        #expect(try join("a", 4) == .ok)
+        _ = try fixture.refusal(.queueDelete, QueueNameRequest(name: "orders"))
+        _ = try fixture.create("orders")
+        #expect(try join("c", 3) == .ok)
+    }
+
     // MARK: queues and partitions
+
+    @Test(
+        "the last partition of all is made, one more is refused until some are deleted",
+        arguments: [1, 2])
+    func partitionsOfAll(shards: Int) throws {
+        let fixture = try Fixture {
+            $0.limits.partitionsMax = 10
+            $0.shards = shards
+        }
+        fixture.shard.run { fixture.shard.isReady }
+        func create(_ name: String, _ partitions: UInt32) throws -> StatusCode {
+            try fixture.refusal(
+                .queueCreate,
+                QueueCreateRequest(name: name, partitions: partitions, level: .synced))
+        }
+        #expect(try create("a", 4) == .ok)
+        #expect(try create("b", 7) == .tooManyPartitions)
+        #expect(try create("b", 6) == .ok)
+        #expect(try create("c", 1) == .tooManyPartitions)
+        #expect(try fixture.refusal(.queueDelete, QueueNameRequest(name: "a")) == .ok)
+        #expect(try create("c", 4) == .ok)
+    }
+
+    @Test("a queue with very long labels hides none behind it in the list", arguments: [1, 2])
+    func longLabels(shards: Int) throws {
+        let fixture = try Fixture {
+            $0.limits.frameBytesMax = 256 * 1024
+            $0.limits.stagingBytes = 2 << 20
+            $0.limits.tailBytesMax = 4 << 20
+            $0.limits.segmentBytes = 2 << 20
+            $0.geometry = JournalGeometry(fileBytes: 1 << 20, fileCount: 4)
+            $0.shards = shards
+        }
+        fixture.shard.run { fixture.shard.isReady }
+        let label = Pair(name: "x", value: String(repeating: "y", count: 62_000))
+        for name in ["a", "b", "c"] {
+            let create = QueueCreateRequest(
+                name: name, partitions: 1, level: .synced, labels: name == "c" ? [] : [label])
+            #expect(try fixture.refusal(.queueCreate, create) == .ok)
+        }
+        var found: [String] = []
+        for _ in 0..<4 {
+            let page = try #require(
+                fixture.client.ask(
+                    .queueList, QueueListRequest(after: found.last ?? "", limit: 100),
+                    reply: QueueListReply.self))
+            found += page.queues.map(\.name)
+            guard page.more else { break }
+        }
+        #expect(found == ["a", "b", "c"])
+    }
 
     @Test("the last queue is made, one more is refused until one is deleted", arguments: [1, 2])
     func queues(shards: Int) throws {

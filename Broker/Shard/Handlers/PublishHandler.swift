@@ -27,6 +27,23 @@ extension ShardMachine {
         return append(connectionIndex, connection, header, batch, batchBytes, index, asked: nil)
     }
 
+    @inline(never)
+    private mutating func refuseLargeRecord(
+        _ connectionIndex: Int32, _ header: FrameHeader, _ batch: UnsafeRawPointer
+    ) -> Outcome? {
+        guard
+            let found = RecordReader.exceeding(
+                batch, recordBytes: Int(limits.recordBytesMax),
+                headersBytes: Int(limits.recordHeadersBytesMax))
+        else { return nil }
+        let part = found.isHeaders ? "headers" : "a length"
+        return refusePublish(
+            connectionIndex, header, .recordTooLarge,
+            "record \(found.record) of the batch has \(part) of \(found.bytes) bytes; "
+                + "\(found.isHeaders ? limits.recordHeadersBytesMax : limits.recordBytesMax) are possible"
+        )
+    }
+
     /// What is rare: optional fields, a deadline, a batch that is refused, a server that stops.
     @inline(never)
     private mutating func publishSpecial(
@@ -113,6 +130,13 @@ extension ShardMachine {
                 connectionIndex, header, .batchTooLarge,
                 "the batch of \(batchBytes) bytes would not fit a deliver frame of "
                     + "\(limits.frameBytesMax) bytes")
+        }
+        // A batch that is smaller than the limits holds no record that is larger.
+        if batchBytes > limits.recordBytesChecked,
+            let refused = refuseLargeRecord(
+                connectionIndex, header, batch)
+        {
+            return refused
         }
         let baseOffset = partition.pointee.log.endOffset
         let level = partition.pointee.level

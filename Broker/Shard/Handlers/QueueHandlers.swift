@@ -33,12 +33,18 @@ extension ShardMachine {
         guard state.queue(named: create.name) == nil else {
             return refuse(request, .queueExists, "queue \(create.name) exists")
         }
-        guard state.queues.count < limits.queuesMax,
-            state.partitions.count + Int(create.partitions) <= DurableState.partitionsMax,
+        guard state.queues.count < limits.queuesMax else {
+            return refuse(
+                request, .tooManyQueues, "there are \(state.queues.count) queues, and no more fit")
+        }
+        let partitions = state.partitionsByShard.reduce(0, +)
+        guard partitions + Int(create.partitions) <= limits.partitionsMax,
             create.partitions <= DurableState.partitionIDsMax - state.nextPartition
         else {
             return refuse(
-                request, .tooManyQueues, "there are \(state.queues.count) queues, and no more fit")
+                request, .tooManyPartitions,
+                "there are \(partitions) partitions, and \(create.partitions) more do not fit: "
+                    + "--partitions-max is \(limits.partitionsMax)")
         }
         let first = state.nextPartition
         var placement = Placement(shards: peers.count, loads: state.partitionsByShard)

@@ -66,6 +66,12 @@ extension ShardMachine {
             producer.id = before.id
             producer.epoch = before.epoch + 1
         }
+        let known = state.producers.producers.count
+        guard known < limits.producersMax || producer.epoch > 1 else {
+            return refuse(
+                request, .limitReached,
+                "there are \(known) producers, and --producers-max is \(limits.producersMax)")
+        }
         guard change(.producerOpened(producer)) else { return .park }
         let opened = ProducerOpenReply(
             producerID: producer.id, epoch: producer.epoch,
@@ -167,6 +173,11 @@ extension ShardMachine {
             pair("limit_subscriptions_per_connection", limits.subscriptionsPerConnectionMax),
             pair("limit_queues", limits.queuesMax),
             pair("limit_partitions_per_queue", limits.partitionsPerQueueMax),
+            pair("limit_partitions", limits.partitionsMax),
+            pair("limit_producers", limits.producersMax),
+            pair("limit_groups", limits.groupsMax),
+            pair("limit_record_bytes", limits.recordBytesMax),
+            pair("limit_record_headers_bytes", limits.recordHeadersBytesMax),
             pair("limit_tail_bytes", limits.tailBytesMax),
             pair("limit_cold_bytes", limits.coldBytesMax),
             pair("limit_cold_reads", limits.coldReadsMax),

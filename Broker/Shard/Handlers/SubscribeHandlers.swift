@@ -134,6 +134,9 @@ extension ShardMachine {
                     outcome: refuse(
                         request, .nameInvalid, "\"\(subscribe.group)\" is no name for a group")))
         }
+        guard state.groups.count < limits.groupsMax else {
+            return .failure(Stop(outcome: refuse(request, .limitReached, tooManyGroups)))
+        }
         if let failure = counters.storageFailure {
             return .failure(
                 Stop(
@@ -151,6 +154,10 @@ extension ShardMachine {
                 .groupCreated(id: id, queue: queue.id, name: subscribe.group, cursors: cursors))
         else { return .failure(Stop(outcome: .park)) }
         return .success(id)
+    }
+
+    var tooManyGroups: String {
+        "there are \(state.groups.count) groups, and --groups-max is \(limits.groupsMax)"
     }
 
     /// Where a subscription begins in one partition.

@@ -142,6 +142,9 @@ extension ShardMachine {
             return joinRefused(
                 request, .nameInvalid, "\"\(subscribe.group)\" is no name for a group")
         }
+        guard state.groups.count < limits.groupsMax else {
+            return joinRefused(request, .limitReached, tooManyGroups)
+        }
         if let failure = counters.storageFailure {
             return joinRefused(
                 request, .storageFailed, "this shard stopped confirming: \(failure)")
