@@ -8,7 +8,7 @@
 # run beside it in a folder that git ignores.
 #
 #   ALTERNATIONS=5  SECONDS_EACH=3  LONG_ALTERNATIONS=3  LONG_SECONDS=60  DIR=/path/on/the/disk
-#   PAIRS=10  MOVES=200  OVERLOAD_MINUTES=1  ROWS="confirm stream"  Bench/run.sh
+#   PAIRS=10  MOVES=200  OVERLOAD_MINUTES=10  ROWS="confirm stream"  Bench/run.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,7 +18,7 @@ seconds_each=${SECONDS_EACH:-3}
 long_alternations=${LONG_ALTERNATIONS:-3}
 long_seconds=${LONG_SECONDS:-60}
 pairs=${PAIRS:-10}
-overload_minutes=${OVERLOAD_MINUTES:-1}
+overload_minutes=${OVERLOAD_MINUTES:-10}
 dir=${DIR:-$(mktemp -d)}
 port=${PORT:-7499}
 admin=${ADMIN_PORT:-7498}
@@ -387,8 +387,7 @@ if is_wanted connections; then
                 until [ "$(metric millrace_connections)" -ge "$connections" ]; do sleep 0.1; done
                 calc '%.3f\n' "($(resident)-$before)/$connections" >"$raw/connections-$run.kib"
             fi
-            # shellcheck disable=SC2086
-            load "connections-$part-$run" 1 publish $short --durability memory --size 64 --window 1
+            load "connections-$part-$run" 1 publish --duration 10 --durability memory --size 64 --window 1
             if [ -n "$holder" ]; then
                 kill -INT "$holder"
                 wait "$holder" || { echo "bench: idle connections were closed" >&2; exit 1; }
@@ -419,13 +418,12 @@ if is_wanted partitions; then
         kill -KILL "$broker"
         wait "$broker" 2>/dev/null || true
         began=$(date +%s%N)
-        serve 0 "$raw/partitions-$run.log" --tail-memory 64MiB
+        serve 0 "$raw/partitions-$run.log"
         calc '%.3f\n' "($(date +%s%N)-$began)/1e9" >"$raw/partitions-$run.seconds"
         # shellcheck disable=SC2086
-        load "partitions-many-$run" 1 publish $short --warmup 3 --durability synced --size 256 --window 1 \
+        load "partitions-many-$run" 1 publish $short --warmup 10 --durability synced --size 256 --window 1 \
             --queues 10000 --partitions 4 --keep many
         stop
-        # 1 MiB is reserved for each partition that was written.
         rm -rf "$data"
     done
     say "| 10,000 queues × 4 partitions: start after SIGKILL | ≤ 5 s |" \
@@ -441,16 +439,19 @@ if is_wanted partitions; then
         "$alternations × $(value partitions-many-1 samples) |"
 fi
 
-# Overload: the rate that the window allows, then twice that on a schedule. The largest resident memory of
-# the second run beside that at the end of the first.
+# Overload: the rate that a window sustains for a minute, with writing behind and retention under way, then
+# twice that on a schedule, to the same queue. The largest resident memory of the second run beside that at
+# the end of the first.
 if is_wanted overload; then
     start 0
-    load overload-peak 1 publish --duration 10 --durability synced --size 256 --window 1000
+    "$programs/brokerctl" --server "127.0.0.1:$port" queue create overload --retention-bytes 8GiB >/dev/null
+    load overload-peak 1 publish --keep overload --warmup 30 --duration 60 --durability synced --size 256 \
+        --window 1000
     rate=$(calc %.0f "2*$(value overload-peak records_per_second)")
     before=$(resident)
     echo "  overload: $rate records/s for $overload_minutes min" >&2
-    "$programs/brokerload" publish --server "127.0.0.1:$port" --cpu 1 --durability synced --size 256 \
-        --window 65536 --rate "$rate" --duration $((overload_minutes * 60)) \
+    "$programs/brokerload" publish --keep overload --server "127.0.0.1:$port" --cpu 1 --durability synced \
+        --size 256 --window 65536 --rate "$rate" --duration $((overload_minutes * 60)) \
         --out "$raw/overload.json" >/dev/null &
     writer=$!
     most=$before
@@ -464,7 +465,7 @@ if is_wanted overload; then
     say "| $overload_minutes min at twice the sustainable rate, 256 B, \`synced\`: confirmed | ≥ 0.9 × the peak |" \
         "$(calc %.2f "$(value overload records_per_second)/$(value overload-peak records_per_second)") ×" \
         "($(calc %.2f "$(value overload records_per_second)/1e6") M records/s), nothing refused |" \
-        "1000 in flight: $(calc %.2f "$(value overload-peak records_per_second)/1e6") M records/s | 1 |"
+        "1000 in flight for a minute: $(calc %.2f "$(value overload-peak records_per_second)/1e6") M records/s | 1 |"
     say "| the same: the broker's resident memory | bounded |" \
         "$(calc %.2f "$most/$before") × ($(calc %.0f "$most/1024") MiB at most) |" \
         "before: $(calc %.0f "$before/1024") MiB | 1 |"
