@@ -27,12 +27,27 @@ public enum FileName: Hashable, Sendable {
         switch self {
         case .identity: "millrace.identity"
         case .reserve: "millrace.reserve"
-        case .journal(let index): Self.padded(UInt64(index), 4) + ".journal"
+        case .journal(let index): Self.text(".journal") { $0.put(UInt64(index), width: 4) }
         case .segment(let partition, let baseOffset, let term):
-            Self.padded(UInt64(partition), 10) + "-" + Self.padded(baseOffset, 20) + "-"
-                + Self.padded(term, 10) + ".segment"
-        case .checkpoint(let sequence): Self.padded(sequence, 20) + ".checkpoint"
+            Self.text(".segment") {
+                $0.put(UInt64(partition), width: 10)
+                $0.put("-")
+                $0.put(baseOffset, width: 20)
+                $0.put("-")
+                $0.put(term, width: 10)
+            }
+        case .checkpoint(let sequence):
+            Self.text(".checkpoint") { $0.put(sequence, width: 20) }
         }
+    }
+
+    private static func text(
+        _ suffix: StaticString, _ body: (inout FileNameWriter) -> Void
+    ) -> String {
+        var writer = FileNameWriter()
+        body(&writer)
+        writer.put(suffix)
+        return writer.text
     }
 
     public var path: String {
@@ -41,32 +56,38 @@ public enum FileName: Hashable, Sendable {
 
     /// The file that `name` in `directory` is, or `nil` for a name we never give.
     public init?(directory: StorageDirectory, name: String) {
-        let parts = name.split(separator: ".", omittingEmptySubsequences: false)
-        guard parts.count == 2 else { return nil }
-        let numbers = parts[0].split(separator: "-", omittingEmptySubsequences: false)
-            .map { UInt64($0) }
-        switch (directory, parts[1]) {
-        case (.root, "identity"): self = .identity
-        case (.root, "reserve"): self = .reserve
-        case (.journal, "journal"):
-            guard numbers.count == 1, let index = numbers[0], index < 10_000 else { return nil }
-            self = .journal(Int(index))
-        case (.segments, "segment"):
-            guard numbers.count == 3, let partition = numbers[0], let base = numbers[1],
-                let term = numbers[2], partition <= UInt64(UInt32.max)
-            else { return nil }
-            self = .segment(partition: UInt32(partition), baseOffset: base, term: term)
-        case (.checkpoints, "checkpoint"):
-            guard numbers.count == 1, let sequence = numbers[0] else { return nil }
-            self = .checkpoint(sequence)
-        default: return nil
-        }
-        guard self.name == name else { return nil }
+        var name = name
+        guard
+            let file = name.withUTF8({ bytes in
+                Self.read(directory, FileNameReader(UnsafeRawBufferPointer(bytes)))
+            })
+        else { return nil }
+        self = file
     }
 
-    private static func padded(_ number: UInt64, _ width: Int) -> String {
-        let digits = String(number)
-        return String(repeating: "0", count: max(0, width - digits.count)) + digits
+    private static func read(_ directory: StorageDirectory, _ reader: FileNameReader) -> FileName? {
+        var reader = reader
+        switch directory {
+        case .root:
+            if reader.isRest("millrace.identity") { return .identity }
+            return reader.isRest("millrace.reserve") ? .reserve : nil
+        case .journal:
+            guard let index = reader.number(width: 4), index < 10_000, reader.isRest(".journal")
+            else { return nil }
+            return .journal(Int(index))
+        case .segments:
+            guard let partition = reader.number(width: 10), reader.take("-"),
+                let base = reader.number(width: 20), reader.take("-"),
+                let term = reader.number(width: 10), reader.isRest(".segment"),
+                partition <= UInt64(UInt32.max)
+            else { return nil }
+            return .segment(partition: UInt32(partition), baseOffset: base, term: term)
+        case .checkpoints:
+            guard let sequence = reader.number(width: 20), reader.isRest(".checkpoint") else {
+                return nil
+            }
+            return .checkpoint(sequence)
+        }
     }
 }
 
