@@ -444,6 +444,8 @@ public struct Recovery {
                 files[partition, default: []].append((base, term))
             }
         }
+        // For all segments: a start may read tens of thousands.
+        let memory = AlignedMemory(byteCount: 1 << 16)
         for index in state.partitions.indices {
             let partition = state.partitions[index]
             let id = partition.pointee.id
@@ -453,7 +455,7 @@ public struct Recovery {
             }
             try giveUpSegments(partition, position.term, files[id] ?? [])
             for place in partition.pointee.log.segments.indices {
-                try loadIndex(&partition.pointee.log.segments[place], of: partition)
+                try loadIndex(&partition.pointee.log.segments[place], of: partition, memory)
             }
             let level = partition.pointee.level
             if level == .memory {
@@ -532,7 +534,8 @@ public struct Recovery {
 
     /// Rebuilds a segment's index: from its seal, or by going from chunk header to chunk header.
     private func loadIndex(
-        _ segment: inout SegmentInfo, of owner: UnsafeMutablePointer<Partition>
+        _ segment: inout SegmentInfo, of owner: UnsafeMutablePointer<Partition>,
+        _ memory: borrowing AlignedMemory
     ) throws(RecoveryError) {
         let partition = owner.pointee.id
         let file = segment.file(partition: partition)
@@ -545,7 +548,6 @@ public struct Recovery {
                     + "file is missing or shorter than the \(segment.syncedBytes) bytes that were on "
                     + "stable storage")
         }
-        let memory = AlignedMemory(byteCount: 1 << 16)
         if segment.isSealed, segment.isCounted,
             let header = try chunk(segment, partition, segment.sealPosition, memory),
             header.isSeal
