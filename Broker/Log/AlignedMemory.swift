@@ -48,17 +48,20 @@ public struct AlignedMemory: ~Copyable {
         UnsafeMutableRawBufferPointer(start: base, count: byteCount)
     }
 
-    /// Maps more than is asked for and gives back what lies outside of whole huge pages.
+    /// Maps more than is asked for and gives back what lies outside of whole huge pages; what is
+    /// smaller than one begins at any page.
     private static func map(_ byteCount: Int) -> (UnsafeMutableRawPointer, Int)? {
-        let bytes = byteCount.roundedUp(to: hugePageBytes)
+        let unit = byteCount < hugePageBytes ? alignment : hugePageBytes
+        let bytes = byteCount.roundedUp(to: unit)
         let mapped = mmap(
-            nil, bytes + hugePageBytes, PROT_READ | PROT_WRITE,
+            nil, bytes + unit - alignment, PROT_READ | PROT_WRITE,
             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         guard let mapped, mapped != MAP_FAILED else { return nil }
-        let before = -Int(bitPattern: mapped) & (hugePageBytes - 1)
+        let before = -Int(bitPattern: mapped) & (unit - 1)
         let base = mapped + before
+        let after = unit - alignment - before
         if before > 0 { munmap(mapped, before) }
-        if before < hugePageBytes { munmap(base + bytes, hugePageBytes - before) }
+        if after > 0 { munmap(base + bytes, after) }
         // A little memory is not worth whole huge pages. Refused by a kernel that has none.
         if byteCount >= hugePagesFrom { madvise(base, bytes, MADV_HUGEPAGE) }
         return (base, bytes)
