@@ -61,8 +61,10 @@ package final class SimulatedClient {
         outbox += bytes
         flush()
     }
+    var hasHeldBack: Bool { !isPaused && !isClosed && !outbox.isEmpty }
+
     package func flush() {
-        guard !isPaused, !isClosed, !outbox.isEmpty else { return }
+        guard hasHeldBack else { return }
         let bytes = outbox
         outbox = []
         shard.receive(index, bytes, shard: number)

@@ -43,11 +43,11 @@ package final class SimulatedDisk {
         }
     }
 
-    private var inodes: [Int: Inode] = [:]
+    /// By number; 0 is nobody's, and what is done to it is lost.
+    private var inodes = [Inode()]
     private var names: [Name: Int] = [:]
     private var durableNames: [Name: Int] = [:]
     private var pendingNames: [NameChange] = []
-    private var nextInode = 1
     private var nextWrite = 1
 
     /// Recovery's operations until it crashes; `nil`: never.
@@ -69,12 +69,16 @@ package final class SimulatedDisk {
     /// A disk with these files, all on stable storage.
     package convenience init(files: [FileName: [UInt8]]) {
         self.init()
-        for (name, bytes) in files.sorted(by: { $0.key.path < $1.key.path }) {
-            guard let inode = open(name, create: true) else { continue }
-            inodes[inode] = Inode(
-                durable: bytes, pending: [], length: bytes.count, durableLength: bytes.count)
+        inodes.reserveCapacity(files.count + 16)
+        names.reserveCapacity(files.count + 8)
+        // In a fixed order: what a crash keeps is drawn inode by inode.
+        let files = files.sorted { $0.key.orderInDirectory < $1.key.orderInDirectory }
+        for (name, bytes) in files {
+            names[Name(name, 0)] = inodes.count
+            inodes.append(
+                Inode(durable: bytes, pending: [], length: bytes.count, durableLength: bytes.count))
         }
-        for directory in StorageDirectory.allCases { completeDirectorySync(directory) }
+        durableNames = names
     }
 
     // MARK: what a crash leaves
@@ -95,7 +99,7 @@ package final class SimulatedDisk {
     ) -> SimulatedDisk {
         let disk = SimulatedDisk()
         disk.boot = boot + 1
-        disk.nextInode = nextInode
+        disk.inodes = Array(repeating: Inode(), count: inodes.count)
         disk.durableNames = durableNames
         for change in pendingNames where keeps(survival, &random) {
             switch change {
@@ -105,24 +109,24 @@ package final class SimulatedDisk {
         }
         disk.names = disk.durableNames
         for inode in Set(disk.names.values).sorted() {
-            guard let file = inodes[inode] else { continue }
+            let file = inodes[inode]
             var bytes = file.durable
             let keptLength =
                 keeps(survival, &random) ? max(file.length, bytes.count) : file.durableLength
             for (place, write) in file.pending.enumerated() {
                 switch survival {
                 case .none: disk.sectorsLost += write.bytes.count / Self.sectorBytes
-                case .all: disk.apply(write, to: &bytes, keep: { true })
+                case .all: disk.applyWhole(write, to: &bytes)
                 case .some:
                     // A write is whole or absent more often than torn.
                     switch random.below(4) {
                     case 0: disk.sectorsLost += write.bytes.count / Self.sectorBytes
-                    case 1: disk.apply(write, to: &bytes, keep: { true })
+                    case 1: disk.applyWhole(write, to: &bytes)
                     default: disk.apply(write, to: &bytes, keep: { random.chance(1, in: 2) })
                     }
                 case .latest:
                     if place * 2 >= file.pending.count {
-                        disk.apply(write, to: &bytes, keep: { true })
+                        disk.applyWhole(write, to: &bytes)
                     }
                 }
             }
@@ -140,6 +144,21 @@ package final class SimulatedDisk {
         case .none: false
         case .all, .latest: true
         case .some: random.chance(1, in: 2)
+        }
+    }
+
+    /// All sectors of a write at once.
+    private func applyWhole(_ write: PendingWrite, to bytes: inout [UInt8]) {
+        sectorsKept += (write.bytes.count + Self.sectorBytes - 1) / Self.sectorBytes
+        if write.position == 0, write.bytes.count >= bytes.count {
+            bytes = write.bytes
+            return
+        }
+        let end = write.position + write.bytes.count
+        if bytes.count < end { bytes += [UInt8](repeating: 0, count: end - bytes.count) }
+        bytes.withUnsafeMutableBytes { target in
+            UnsafeMutableRawBufferPointer(rebasing: target[write.position..<end])
+                .copyBytes(from: write.bytes)
         }
     }
 
@@ -167,16 +186,15 @@ package final class SimulatedDisk {
     package func afterKill(_ random: inout SeededRandom) -> SimulatedDisk {
         let disk = SimulatedDisk()
         disk.boot = boot
-        disk.nextInode = nextInode
         disk.nextWrite = nextWrite
         disk.names = names
         disk.durableNames = durableNames
         disk.pendingNames = pendingNames
         disk.inodes = inodes
-        for inode in disk.inodes.keys.sorted() {
-            disk.inodes[inode]?.pending.removeAll { !$0.isComplete && random.chance(1, in: 2) }
-            if let count = disk.inodes[inode]?.pending.count {
-                for place in 0..<count { disk.inodes[inode]?.pending[place].isComplete = true }
+        for inode in disk.inodes.indices {
+            disk.inodes[inode].pending.removeAll { !$0.isComplete && random.chance(1, in: 2) }
+            for place in disk.inodes[inode].pending.indices {
+                disk.inodes[inode].pending[place].isComplete = true
             }
         }
         return disk
@@ -198,11 +216,11 @@ package final class SimulatedDisk {
     /// Flips one bit of a file's durable bytes; for tests of damage.
     package func flip(_ name: FileName, bit: Int) {
         guard let inode = names[Name(name, 0)] else { return }
-        inodes[inode]?.durable[bit / 8] ^= 1 << UInt8(bit % 8)
+        inodes[inode].durable[bit / 8] ^= 1 << UInt8(bit % 8)
     }
 
     package func length(_ name: FileName, shard: UInt16 = 0) -> Int {
-        names[Name(name, shard)].flatMap { inodes[$0]?.length } ?? 0
+        names[Name(name, shard)].map { inodes[$0].length } ?? 0
     }
     /// Of shard 0, with the segments.
     package var allNames: [FileName] {
@@ -215,41 +233,41 @@ package final class SimulatedDisk {
         let name = Name(file, shard)
         if let inode = names[name] { return inode }
         guard create else { return nil }
-        let inode = nextInode
-        nextInode += 1
-        inodes[inode] = Inode()
+        let inode = inodes.count
+        inodes.append(Inode())
         names[name] = inode
         pendingNames.append(.made(name, inode))
         return inode
     }
 
     package func allocate(_ inode: Int, upTo length: Int) {
-        let before = inodes[inode]?.length ?? 0
-        inodes[inode]?.length = max(before, length)
+        guard inode > 0 else { return }
+        inodes[inode].length = max(inodes[inode].length, length)
     }
 
     /// A write begins; its sectors may reach the disk from now on.
     package func beginWrite(_ inode: Int, position: Int, bytes: [UInt8]) -> Int {
         let id = nextWrite
         nextWrite += 1
-        inodes[inode]?.pending.append(
+        guard inode > 0 else { return id }
+        inodes[inode].pending.append(
             PendingWrite(id: id, position: position, bytes: bytes, isComplete: false))
-        let before = inodes[inode]?.length ?? 0
-        inodes[inode]?.length = max(before, position + bytes.count)
+        inodes[inode].length = max(inodes[inode].length, position + bytes.count)
         return id
     }
 
     package func completeWrite(_ inode: Int, id: Int, synced: Bool) {
-        guard let place = inodes[inode]?.pending.firstIndex(where: { $0.id == id }) else { return }
-        inodes[inode]?.pending[place].isComplete = true
-        if synced { makeDurable(inode, [id]) }
+        guard let place = inodes[inode].pending.firstIndex(where: { $0.id == id }) else { return }
+        inodes[inode].pending[place].isComplete = true
+        if synced { makeDurable(inode) { $0 == id } }
     }
 
-    private func makeDurable(_ inode: Int, _ ids: Set<Int>) {
-        guard var file = inodes[inode] else { return }
-        inodes[inode] = nil
-        for write in file.pending where ids.contains(write.id) {
-            apply(write, to: &file.durable, keep: { true })
+    /// Makes the writes durable whose number `isMeant`.
+    private func makeDurable(_ inode: Int, _ isMeant: (Int) -> Bool) {
+        var file = Inode()
+        swap(&file, &inodes[inode])
+        for write in file.pending where isMeant(write.id) {
+            applyWhole(write, to: &file.durable)
             // What was written to the same place before, and is over, can't come back.
             let last = write.position + write.bytes.count
             file.pending.removeAll {
@@ -257,20 +275,18 @@ package final class SimulatedDisk {
                     && $0.position + $0.bytes.count <= last
             }
         }
-        file.pending.removeAll { ids.contains($0.id) }
+        file.pending.removeAll { isMeant($0.id) }
         file.durableLength = max(file.durableLength, file.durable.count)
         inodes[inode] = file
     }
 
     /// What a sync that begins now will make durable.
-    package func beginSync(_ inode: Int) -> Set<Int> {
-        Set((inodes[inode]?.pending ?? []).filter(\.isComplete).map(\.id))
+    package func beginSync(_ inode: Int) -> [Int] {
+        inodes[inode].pending.lazy.filter(\.isComplete).map(\.id)
     }
-    package func completeSync(_ inode: Int, _ ids: Set<Int>) {
-        makeDurable(inode, ids)
-        guard var file = inodes[inode] else { return }
-        file.durableLength = max(file.durableLength, file.length)
-        inodes[inode] = file
+    package func completeSync(_ inode: Int, _ ids: [Int]) {
+        if !ids.isEmpty { makeDurable(inode, ids.contains) }
+        inodes[inode].durableLength = max(inodes[inode].durableLength, inodes[inode].length)
     }
 
     package func completeDirectorySync(_ directory: StorageDirectory, shard: UInt16 = 0) {
@@ -295,19 +311,42 @@ package final class SimulatedDisk {
 
     /// What a read sees: everything done, durable or not.
     package func contents(_ inode: Int, position: Int, count: Int) -> [UInt8] {
-        guard let file = inodes[inode], position < file.length else { return [] }
-        let end = min(file.length, position + count)
-        var bytes = [UInt8](repeating: 0, count: end - position)
-        func lay(_ source: [UInt8], at start: Int) {
+        let length = inodes[inode].length
+        return [UInt8](unsafeUninitializedCapacity: max(0, min(count, length - position))) {
+            buffer, filled in
+            filled = read(inode, position: position, into: UnsafeMutableRawBufferPointer(buffer))
+        }
+    }
+
+    /// The same into memory of the caller's.
+    ///
+    /// - Returns: how many bytes there were.
+    package func read(
+        _ inode: Int, position: Int, into buffer: UnsafeMutableRawBufferPointer
+    ) -> Int {
+        let file = inodes[inode]
+        guard position < file.length else { return 0 }
+        let end = min(file.length, position + buffer.count)
+        func lay(_ source: [UInt8], at start: Int) -> Int {
             let from = max(position, start)
             let to = min(end, start + source.count)
-            guard from < to else { return }
-            bytes.replaceSubrange(
-                from - position..<to - position, with: source[from - start..<to - start])
+            guard from < to else { return position }
+            source.withUnsafeBytes { bytes in
+                UnsafeMutableRawBufferPointer(rebasing: buffer[from - position..<to - position])
+                    .copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[from - start..<to - start]))
+            }
+            return to
         }
-        lay(file.durable, at: 0)
-        for write in file.pending where write.isComplete { lay(write.bytes, at: write.position) }
-        return bytes
+        // Behind the durable bytes there are zeros, until a write comes.
+        let zeroes = lay(file.durable, at: 0)
+        if zeroes < end {
+            UnsafeMutableRawBufferPointer(rebasing: buffer[zeroes - position..<end - position])
+                .initializeMemory(as: UInt8.self, repeating: 0)
+        }
+        for write in file.pending where write.isComplete {
+            _ = lay(write.bytes, at: write.position)
+        }
+        return end - position
     }
 
     // MARK: recovery's operations
@@ -318,15 +357,15 @@ package final class SimulatedDisk {
         looks = 0
     }
 
-    private func look(_ what: String) throws(StorageFailure) {
+    private func look(_ what: @autoclosure () -> String) throws(StorageFailure) {
         looks += 1
         guard let failing = failingOperation, failing.number == looks else { return }
         failures += 1
-        throw StorageFailure(what, errno: failing.errno)
+        throw StorageFailure(what(), errno: failing.errno)
     }
 
-    private func step(_ what: String) throws(StorageFailure) {
-        try look(what)
+    private func step(_ what: @autoclosure () -> String) throws(StorageFailure) {
+        try look(what())
         operations += 1
         if let left = operationsUntilCrash {
             guard left > 0 else { throw StorageFailure("the simulated machine crashed") }
@@ -344,7 +383,7 @@ package final class SimulatedDisk {
     }
     fileprivate func size(_ file: FileName, shard: UInt16) throws(StorageFailure) -> UInt64? {
         try look("looking at \(file.path)")
-        return names[Name(file, shard)].flatMap { inodes[$0] }.map { UInt64($0.length) }
+        return names[Name(file, shard)].map { UInt64(inodes[$0].length) }
     }
     fileprivate func read(
         _ file: FileName, at position: UInt64, into buffer: UnsafeMutableRawBufferPointer,
@@ -354,9 +393,7 @@ package final class SimulatedDisk {
         guard let inode = names[Name(file, shard)] else {
             throw StorageFailure("no file \(file.path)", errno: 2)
         }
-        let bytes = contents(inode, position: Int(position), count: buffer.count)
-        buffer.copyBytes(from: bytes)
-        return bytes.count
+        return read(inode, position: Int(position), into: buffer)
     }
     fileprivate func write(
         _ file: FileName, at position: UInt64, _ bytes: UnsafeRawBufferPointer, shard: UInt16
@@ -427,6 +464,19 @@ package final class SimulatedDisk {
         }
         func remove(_ file: FileName) throws(StorageFailure) {
             try disk.remove(file, shard: shard)
+        }
+    }
+}
+
+extension FileName {
+    /// Tells any two files apart; an order without the text of their names.
+    fileprivate var orderInDirectory: (Int, UInt64, UInt64, UInt64) {
+        switch self {
+        case .identity: (0, 0, 0, 0)
+        case .reserve: (1, 0, 0, 0)
+        case .journal(let index): (2, UInt64(index), 0, 0)
+        case .checkpoint(let sequence): (3, sequence, 0, 0)
+        case .segment(let partition, let base, let term): (4, UInt64(partition), base, term)
         }
     }
 }

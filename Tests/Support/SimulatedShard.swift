@@ -64,11 +64,37 @@ package final class SimulatedShard {
         var order: Int
         var token: UInt64
         var shard: Int
-        var finish: () -> Int32
-        /// Completions that a crash is tried around; others finish quietly.
-        var name: String
+        var number: Int
+        var work: Work
+        /// For `fault`, when there was one as it began.
+        var asked: Asked?
+    }
+
+    /// What is done when an operation is due.
+    private enum Work {
         /// It arrives in a mailbox; nothing is completed.
-        var isMessage = false
+        case message(PeerMessage, from: Int, place: Int)
+        case open(FileSlot, FileName, create: Bool)
+        case allocate(inode: Int, end: Int)
+        case write(inode: Int, id: Int, bytes: Int, synced: Bool)
+        case read(inode: Int, into: UnsafeMutableRawPointer, bytes: Int, position: Int)
+        case sync(inode: Int, ids: [Int])
+        case syncNames(StorageDirectory)
+        case remove(FileName)
+
+        /// Completions that a crash is tried around have one each.
+        var name: String {
+            switch self {
+            case .message: "message"
+            case .open(_, let name, _): "open \(name.path)"
+            case .allocate: "allocate"
+            case .write(_, _, _, let synced): synced ? "synced write" : "write"
+            case .read: "read"
+            case .sync: "sync"
+            case .syncNames: "sync names"
+            case .remove(let name): "remove \(name.path)"
+            }
+        }
     }
 
     /// One machine and what its loop has.
@@ -274,11 +300,16 @@ package final class SimulatedShard {
             tellRoom(cell, shard)
             cell.machine.emit(into: &cell.effects)
             let count = cell.effects.count
-            var taken: [Effect] = []
-            for place in 0..<count { taken.append(cell.effects[place]) }
-            cell.effects.removeAll()
-            if looksForUnannounced { takeRest(&taken, cell) }
-            for effect in taken { carryOut(effect, shard) }
+            if looksForUnannounced {
+                var taken: [Effect] = []
+                for place in 0..<count { taken.append(cell.effects[place]) }
+                cell.effects.removeAll()
+                takeRest(&taken, cell)
+                for effect in taken { carryOut(effect, shard) }
+            } else {
+                for place in 0..<count { carryOut(cell.effects[place], shard) }
+                cell.effects.removeAll()
+            }
             rounds += 1
             if count == 0 { break }
             cell.machine.advance()
@@ -317,13 +348,8 @@ package final class SimulatedShard {
         order += 1
         operations.append(
             Operation(
-                due: due, order: order, token: 0, shard: Int(to),
-                finish: { [unowned self] in
-                    messages += 1
-                    cells[from].underway[place] -= 1
-                    cells[Int(to)].machine.posted(message, from: UInt16(from))
-                    return 0
-                }, name: "message", isMessage: true))
+                due: due, order: order, token: 0, shard: Int(to), number: 0,
+                work: .message(message, from: from, place: place)))
     }
 
     private func carryOut(_ effect: Effect, _ shard: Int) {
@@ -386,90 +412,86 @@ package final class SimulatedShard {
 
     private func start(_ request: StorageRequest, _ shard: Int) {
         let cell = cells[shard]
-        let folder = UInt16(shard)
-        let disk = disk
         if case .close = request.operation {} else { operationNumber += 1 }
         if let onStart { onStart(describe(request.operation, shard)) }
+        func inode(_ slot: FileSlot) -> Int { cell.inodes[slot] ?? 0 }
         switch request.operation {
         case .open(let slot, let name, let create):
             cell.fileNames[slot] = name
-            enqueue(request, shard, "open \(name.path)") {
-                guard let inode = disk.open(name, create: create, shard: folder) else { return -2 }
-                cell.inodes[slot] = inode
-                return 0
-            }
+            enqueue(request, shard, .open(slot, name, create: create))
         case .allocate(let slot, let position, let bytes):
-            let inode = cell.inodes[slot] ?? 0
-            enqueue(request, shard, "allocate") {
-                disk.allocate(inode, upTo: Int(position + bytes))
-                return 0
-            }
+            enqueue(request, shard, .allocate(inode: inode(slot), end: Int(position + bytes)))
         case .write(let slot, let from, let bytes, let position, let synced):
-            let inode = cell.inodes[slot] ?? 0
             let id = disk.beginWrite(
-                inode, position: Int(position),
+                inode(slot), position: Int(position),
                 bytes: [UInt8](UnsafeRawBufferPointer(start: from, count: bytes)))
             let delay = cell.fileNames[slot]?.directory == .segments ? settings.segmentDelay : 0
             enqueue(
-                request, shard, synced ? "synced write" : "write", delay: delay,
-                failed: { disk.completeWrite(inode, id: id, synced: false) }
-            ) {
-                disk.completeWrite(inode, id: id, synced: synced)
-                return Int32(bytes)
-            }
+                request, shard, .write(inode: inode(slot), id: id, bytes: bytes, synced: synced),
+                delay: delay)
         case .read(let slot, let into, let bytes, let position):
-            let inode = cell.inodes[slot] ?? 0
-            enqueue(request, shard, "read") {
-                let found = disk.contents(inode, position: Int(position), count: bytes)
-                UnsafeMutableRawBufferPointer(start: into, count: bytes).copyBytes(from: found)
-                return Int32(found.count)
-            }
+            enqueue(
+                request, shard,
+                .read(inode: inode(slot), into: into, bytes: bytes, position: Int(position)))
         case .sync(let slot):
-            let inode = cell.inodes[slot] ?? 0
-            let ids = disk.beginSync(inode)
-            enqueue(request, shard, "sync") {
-                disk.completeSync(inode, ids)
-                return 0
-            }
+            enqueue(request, shard, .sync(inode: inode(slot), ids: disk.beginSync(inode(slot))))
         case .close(let slot):
             cell.inodes.removeValue(forKey: slot)
-        case .syncDirectory(let directory):
-            enqueue(request, shard, "sync names") {
-                disk.completeDirectorySync(directory, shard: folder)
-                return 0
-            }
-        case .remove(let name):
-            enqueue(request, shard, "remove \(name.path)") {
-                disk.unlink(name, shard: folder)
-                return 0
-            }
+        case .syncDirectory(let directory): enqueue(request, shard, .syncNames(directory))
+        case .remove(let name): enqueue(request, shard, .remove(name))
         }
     }
 
     private func enqueue(
-        _ request: StorageRequest, _ shard: Int, _ name: String, delay: UInt64 = 0,
-        failed: @escaping () -> Void = {}, _ finish: @escaping () -> Int32
+        _ request: StorageRequest, _ shard: Int, _ work: Work, delay: UInt64 = 0
     ) {
         order += 1
-        let number = operationNumber
-        let asked: Asked? = fault == nil ? nil : describe(request.operation, shard)
         operations.append(
             Operation(
                 due: now + 1 + delay + random.next() % settings.latencyMax, order: order,
-                token: request.token, shard: shard,
-                finish: { [unowned self] in
-                    if let answer = override?(name, number) {
-                        overridesFired += 1
-                        failed()
-                        return answer
-                    }
-                    if let asked, let answer = fault?(asked) {
-                        faultsFired.append(asked)
-                        failed()
-                        return answer
-                    }
-                    return finish()
-                }, name: name))
+                token: request.token, shard: shard, number: operationNumber, work: work,
+                asked: fault == nil ? nil : describe(request.operation, shard)))
+    }
+
+    /// - Returns: its result, the disk's or an injected one.
+    private func finish(_ operation: Operation) -> Int32 {
+        if let override, let answer = override(operation.work.name, operation.number) {
+            overridesFired += 1
+            refuse(operation.work)
+            return answer
+        }
+        if let asked = operation.asked, let answer = fault?(asked) {
+            faultsFired.append(asked)
+            refuse(operation.work)
+            return answer
+        }
+        let cell = cells[operation.shard]
+        let folder = UInt16(operation.shard)
+        switch operation.work {
+        case .message: break
+        case .open(let slot, let name, let create):
+            guard let inode = disk.open(name, create: create, shard: folder) else { return -2 }
+            cell.inodes[slot] = inode
+        case .allocate(let inode, let end): disk.allocate(inode, upTo: end)
+        case .write(let inode, let id, let bytes, let synced):
+            disk.completeWrite(inode, id: id, synced: synced)
+            return Int32(bytes)
+        case .read(let inode, let into, let bytes, let position):
+            return Int32(
+                disk.read(
+                    inode, position: position,
+                    into: UnsafeMutableRawBufferPointer(start: into, count: bytes)))
+        case .sync(let inode, let ids): disk.completeSync(inode, ids)
+        case .syncNames(let directory): disk.completeDirectorySync(directory, shard: folder)
+        case .remove(let name): disk.unlink(name, shard: folder)
+        }
+        return 0
+    }
+
+    /// A write that is answered by a fault is over.
+    private func refuse(_ work: Work) {
+        guard case .write(let inode, let id, _, _) = work else { return }
+        disk.completeWrite(inode, id: id, synced: false)
     }
 
     /// Completes the operation that is due first, or lets a millisecond pass.
@@ -491,27 +513,30 @@ package final class SimulatedShard {
             wall += operation.due - now
             now = operation.due
         }
-        if operation.isMessage {
+        if case .message(let message, let from, let place) = operation.work {
             operations.remove(at: next)
             cells[operation.shard].machine.begin(now: instant)
-            _ = operation.finish()
+            messages += 1
+            cells[from].underway[place] -= 1
+            cells[operation.shard].machine.posted(message, from: UInt16(from))
             cycle(operation.shard)
             flushClients()
             return
         }
-        aroundCompletion?(operation.name, false)
+        if let aroundCompletion { aroundCompletion(operation.work.name, false) }
         operations.remove(at: next)
         completions += 1
-        let result = operation.finish()
+        let result = finish(operation)
         cells[operation.shard].machine.begin(now: instant)
         cells[operation.shard].machine.completed(token: operation.token, result: result)
         cycle(operation.shard)
-        aroundCompletion?(operation.name, true)
+        if let aroundCompletion { aroundCompletion(operation.work.name, true) }
         flushClients()
     }
 
     /// What clients held back while they were not read.
     private func flushClients() {
+        guard clients.values.contains(where: \.hasHeldBack) else { return }
         let order = clients.keys.sorted { ($0.shard, $0.index) < ($1.shard, $1.index) }
         for key in order { clients[key]?.flush() }
     }
