@@ -20,6 +20,9 @@ package final class SimulatedShard {
         package var latencyMax: UInt64 = 200_000
         /// What a write to a segment takes longer.
         package var segmentDelay: UInt64 = 0
+        /// With nothing under way the clocks go on to when a loop would wake, up to 10 ms; otherwise by
+        /// 1 ms at a time.
+        package var sleepsWhenIdle = false
 
         package init() {
             var limits = ShardLimits()
@@ -494,7 +497,15 @@ package final class SimulatedShard {
         disk.completeWrite(inode, id: id, synced: false)
     }
 
-    /// Completes the operation that is due first, or lets a millisecond pass.
+    /// How far the clocks go when nothing is under way.
+    private var idleNanoseconds: UInt64 {
+        guard settings.sleepsWhenIdle else { return 1_000_000 }
+        var deadline = MonotonicTime.never
+        for cell in cells { deadline = min(deadline, cell.machine.nextDeadline) }
+        return max(1_000_000, deadline.since(time))
+    }
+
+    /// Completes the operation that is due first, or lets time pass.
     package func step() {
         guard
             let next = operations.indices.min(by: {
@@ -502,8 +513,9 @@ package final class SimulatedShard {
                     < (operations[$1].due, operations[$1].order)
             })
         else {
-            now += 1_000_000
-            wall += 1_000_000
+            let idle = idleNanoseconds
+            now += idle
+            wall += idle
             cycle()
             flushClients()
             return
