@@ -46,7 +46,7 @@ run() {
     mkdir -p "$found/$target" "$failed/$target"
     unpack "$target"
     "$programs/fuzz-$target" "$@" -timeout=60 -rss_limit_mb=512 -max_len="$(longest "$target")" \
-        -len_control=0 -entropic=0 -print_final_stats=1 -artifact_prefix="$failed/$target/" \
+        -len_control=0 -print_final_stats=1 -artifact_prefix="$failed/$target/" \
         "$found/$target" "$kept/$target" >"$found/$target.log" 2>&1
 }
 

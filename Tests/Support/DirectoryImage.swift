@@ -17,6 +17,8 @@ package struct DirectoryImage {
     package private(set) var groups: [Part] = []
     package private(set) var chunks: [Part] = []
     package private(set) var segments: [FileName] = []
+    /// As they were: an edit may take one away.
+    package private(set) var journals: [FileName] = []
     package private(set) var checkpoint = FileName.checkpoint(0)
     /// What was published, by partition; the place is the offset.
     package private(set) var values: [UInt32: [[UInt8]]] = [:]
@@ -123,6 +125,7 @@ package struct DirectoryImage {
                 case .identity, .reserve: break
                 case .checkpoint: checkpoint = name
                 case .journal:
+                    journals.append(name)
                     for at in stride(from: 0, to: buffer.count, by: JournalGeometry.blockBytes) {
                         let claimed = JournalGroupHeader.claimedBytes(base + at)
                         guard claimed >= JournalGroupHeader.byteCount,

@@ -19,6 +19,7 @@ final class Session {
     }
 
     private static let peersMax = 6
+    private static let bytesAlone = 48
     private let shard: SimulatedShard
     private var peers: [Peer] = []
     private var current = 0
@@ -43,8 +44,9 @@ final class Session {
         settings.limits.segmentBytes = 16 * 1024
         settings.limits.filesMax = 12
         settings.limits.reservationStep = 16
+        settings.sleepsWhenIdle = true
         if room & 128 != 0 { settings.segmentDelay = 50_000_000 }
-        settings.geometry = JournalGeometry(fileBytes: 64 * 1024, fileCount: 2)
+        settings.geometry = JournalGeometry(fileBytes: 32 * 1024, fileCount: 2)
         guard settings.limits.conflict(geometry: settings.geometry) == nil,
             let shard = try? SimulatedShard(
                 disk: SimulatedDisk(), settings: settings, seed: UInt64(room)),
@@ -132,9 +134,11 @@ final class Session {
             client.send(Array(bytes[..<cut]))
             if manner & 4 != 0 { shard.step() }
             client.send(Array(bytes[cut...]))
-        default: for byte in bytes.prefix(200) { client.send([byte]) }
+        default:
+            // Its header, and some of what follows.
+            for byte in bytes.prefix(Self.bytesAlone) { client.send([byte]) }
+            client.send(Array(bytes.dropFirst(Self.bytesAlone)))
         }
-        if manner & 3 == 3, bytes.count > 200 { client.send(Array(bytes[200...])) }
         // Nobody else said anything: who is heard no more is this one.
         guard shard.machine.counters.badFrames > badFrames, !client.isClosed else { return }
         let state = shard.machine.connections[client.index].pointee.state
@@ -162,12 +166,12 @@ final class Session {
 
     /// Between steps: memory for what came is bounded.
     func check() {
-        let limits = shard.settings.limits
+        let bound = 2 * shard.settings.limits.inputBytesMax
         for index in shard.machine.connections.indices {
             let held = shard.machine.connections[index].pointee.inputCapacity
             // It grows by doubling.
             invariant(
-                held <= 2 * limits.inputBytesMax, "connection \(index) holds \(held) bytes of input"
+                held <= bound, "connection \(index) holds \(held) bytes of input"
             )
         }
     }
@@ -225,12 +229,14 @@ final class Session {
 
     private func missing(_ peer: Peer) -> [UInt64] {
         guard !peer.client.isClosed else { return [] }
-        return peer.expected.filter { correlation in
-            peer.client.replies[correlation] == nil
-                && !peer.client.confirms.contains {
+        // What was answered once need not be looked for again.
+        peer.expected.removeAll { correlation in
+            peer.client.replies[correlation] != nil
+                || peer.client.confirms.contains {
                     $0.correlation <= correlation
                         && correlation - $0.correlation < UInt64($0.requests)
                 }
         }
+        return peer.expected
     }
 }

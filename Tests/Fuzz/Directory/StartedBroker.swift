@@ -8,12 +8,19 @@ internal import WireProtocol
 
 /// Starts brokers on edited images.
 package enum StartedBroker {
+    /// What is quiet is written behind soon, so that it need not be waited for.
+    private static let settings: SimulatedShard.Settings = {
+        var settings = DirectoryImage.settings
+        settings.limits.memoryFlushNanoseconds = .milliseconds(20)
+        settings.sleepsWhenIdle = true
+        return settings
+    }()
+
     /// Runs recovery alone. What it took in can be put into the next checkpoint, and be read there.
     ///
     /// - Returns: false when recovery stopped and said why.
     @discardableResult
     package static func recover(_ image: DirectoryImage) -> Bool {
-        let settings = DirectoryImage.settings
         let options = RecoveryOptions(
             geometry: settings.geometry, limits: settings.limits.journal,
             chunkBytesMax: settings.limits.chunkBytes,
@@ -49,14 +56,14 @@ package enum StartedBroker {
     ) {
         // brokerd starts on no directory whose journal does not fit its limits.
         if let identity = image.identity,
-            DirectoryImage.settings.limits.conflict(geometry: identity.geometry) != nil
+            settings.limits.conflict(geometry: identity.geometry) != nil
         {
             return
         }
         let shard: SimulatedShard
         do throws(RecoveryError) {
             shard = try SimulatedShard(
-                disk: SimulatedDisk(files: image.files), settings: DirectoryImage.settings, seed: 1,
+                disk: SimulatedDisk(files: image.files), settings: settings, seed: 1,
                 wall: 1_700_000_100_000_000_000)
         } catch {
             invariant(!error.description.isEmpty, "recovery stops without a word")
@@ -87,7 +94,7 @@ package enum StartedBroker {
             _ = builder.append(Record(value: [1], timestamp: 1))
             client.publish(builder.finish(), partition: partition)
         }
-        shard.pass(milliseconds: 130)
+        shard.pass(milliseconds: 40)
         if isDamaged { judge(client, image) }
         shard.machine.beginStop()
         shard.run(steps: 500) { shard.machine.stage == .stopped }

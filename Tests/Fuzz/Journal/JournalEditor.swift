@@ -7,7 +7,6 @@ internal import LogStorage
 struct JournalEditor {
     private var image: DirectoryImage
     private let isSealed: Bool
-    /// The journal's, as they were: an edit may take one away.
     private let files: [FileName]
     private var edited: Set<Int> = []
     private var isCheckpointEdited = false
@@ -16,7 +15,7 @@ struct JournalEditor {
     init(image: DirectoryImage, isSealed: Bool) {
         self.image = image
         self.isSealed = isSealed
-        files = image.files.keys.filter { $0.directory == .journal }.sorted { $0.path < $1.path }
+        files = image.journals
     }
 
     /// Makes what was edited right again, as far as asked for.
