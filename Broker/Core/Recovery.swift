@@ -97,6 +97,9 @@ public struct Recovery {
         self.options = options
     }
 
+    /// Where the shard's own files are: damage is named by its path below the data directory.
+    private var folder: ShardFolder { ShardFolder(shard: options.shard) }
+
     public func run(
         progress: (RecoveryProgress) -> Void = { _ in }
     ) throws(RecoveryError) -> RecoveredShard {
@@ -113,7 +116,7 @@ public struct Recovery {
             term: 0, termStart: 0, journal: 0, replayFrom: 0, wallTime: 0, isClean: true)
         var ends: [UInt32: UInt64] = [:]
         if let payload {
-            let file = FileName.checkpoint(sequence).path
+            let file = folder.path(.checkpoint(sequence))
             do throws(ByteParserError) {
                 let buffer = payload
                 var restored: (position: DurableState.Position, ends: [UInt32: UInt64])?
@@ -165,7 +168,7 @@ public struct Recovery {
             }
             let bytes = UnsafeRawBufferPointer(
                 rebasing: UnsafeRawBufferPointer(memory.buffer)[..<count])
-            do throws(StorageFailure) { return try Identity.decode(bytes) } catch {
+            do throws(StorageFailure) { return try Identity.decode(bytes, in: folder) } catch {
                 // Written last when the directory is made: torn, in whatever way, it means "never in use",
                 // unless something else says otherwise.
                 let used = try storing { () throws(StorageFailure) in
@@ -249,7 +252,7 @@ public struct Recovery {
             case .newerFormat(let format):
                 throw .storage(
                     StorageFailure(
-                        "\(FileName.checkpoint(sequence).path) has format \(format); this brokerd "
+                        "\(folder.path(.checkpoint(sequence))) has format \(format); this brokerd "
                             + "knows formats up to \(Identity.format). Use a newer brokerd"))
             }
         }
@@ -260,7 +263,8 @@ public struct Recovery {
     /// served.
     private func requireUnused(_ identity: Identity) throws(RecoveryError) {
         let segments = try storing { () throws(StorageFailure) in try storage.list(.segments) }
-        let scanner = JournalScanner(storage: storage, identity: identity, limits: options.limits)
+        let scanner = JournalScanner(
+            storage: storage, identity: identity, limits: options.limits, folder: folder)
         // Of a shard that joins, the folder of segments is used by others.
         var isUsed = !segments.isEmpty && options.shard == 0
         do throws(RecoveryError) {
@@ -275,7 +279,7 @@ public struct Recovery {
         }
         guard !isUsed else {
             throw .damaged(
-                file: StorageDirectory.checkpoints.rawValue, offset: 0,
+                file: folder.path(.checkpoints), offset: 0,
                 what:
                     "the directory was in use, but no whole checkpoint is left. Restore it from a "
                     + "copy, or start on a backup")
@@ -289,7 +293,8 @@ public struct Recovery {
         _ ends: inout [UInt32: UInt64], _ report: inout RecoveryReport,
         _ progress: (RecoveryProgress) -> Void
     ) throws(RecoveryError) -> JournalScan {
-        var scanner = JournalScanner(storage: storage, identity: identity, limits: options.limits)
+        var scanner = JournalScanner(
+            storage: storage, identity: identity, limits: options.limits, folder: folder)
         scanner.faults = options.faults
         var step = RecoveryProgress(stage: "journal")
         progress(step)
@@ -321,7 +326,7 @@ public struct Recovery {
                     }
                 } catch {
                     throw .damaged(
-                        file: FileName.journal(identity.geometry.file(of: entry.position)).path,
+                        file: folder.path(.journal(identity.geometry.file(of: entry.position))),
                         offset: identity.geometry.offset(of: entry.position),
                         what: "an entry of kind \(entry.kind) can't be read (\(error))")
                 }

@@ -54,8 +54,10 @@ public struct Identity: Equatable, Sendable {
         return bytes.prefix(8).elementsEqual("MILLRACE".utf8) && base.u32(8) > format
     }
 
-    public static func decode(_ bytes: UnsafeRawBufferPointer) throws(StorageFailure) -> Identity {
-        let path = FileName.identity.path
+    public static func decode(
+        _ bytes: UnsafeRawBufferPointer, in folder: ShardFolder = ShardFolder(shard: 0)
+    ) throws(StorageFailure) -> Identity {
+        let path = folder.path(.identity)
         guard bytes.count >= byteCount, let base = bytes.baseAddress else {
             throw StorageFailure("\(path) has \(bytes.count) bytes instead of \(byteCount)")
         }

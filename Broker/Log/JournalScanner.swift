@@ -56,12 +56,18 @@ public struct JournalScanner {
     public let storage: any RecoveryStorage
     public let identity: Identity
     public let limits: Journal.Limits
+    /// Whose journal it is: damage is named by its path below the data directory.
+    public let folder: ShardFolder
     public var faults = StorageFaults()
 
-    public init(storage: any RecoveryStorage, identity: Identity, limits: Journal.Limits) {
+    public init(
+        storage: any RecoveryStorage, identity: Identity, limits: Journal.Limits,
+        folder: ShardFolder = ShardFolder(shard: 0)
+    ) {
         self.storage = storage
         self.identity = identity
         self.limits = limits
+        self.folder = folder
     }
 
     /// Where terms changed: groups below `position` have lower terms, from it on exactly `term`.
@@ -169,7 +175,7 @@ public struct JournalScanner {
     private func unreadable(_ header: JournalGroupHeader, _ at: Int) -> RecoveryError {
         let geometry = identity.geometry
         return .damaged(
-            file: FileName.journal(geometry.file(of: header.position)).path,
+            file: folder.path(.journal(geometry.file(of: header.position))),
             offset: geometry.offset(of: header.position) + UInt64(at),
             what: "an entry of a group whose checksum holds has a kind or length that this version "
                 + "does not know")
@@ -177,7 +183,7 @@ public struct JournalScanner {
 
     private func damage(at position: UInt64, upTo durable: UInt64) -> JournalDamage {
         JournalDamage(
-            file: FileName.journal(identity.geometry.file(of: position)).path,
+            file: folder.path(.journal(identity.geometry.file(of: position))),
             offset: identity.geometry.offset(of: position),
             lost: position..<durable)
     }

@@ -16,9 +16,11 @@ struct DamageTests {
     }
 
     /// - Returns: the error with which recovery stops, `nil` when it does not.
-    private func recoveryError(_ disk: SimulatedDisk) -> RecoveryError? {
+    private func recoveryError(_ disk: SimulatedDisk, shards: Int = 1) -> RecoveryError? {
+        var settings = SimulatedShard.Settings()
+        settings.shards = shards
         do throws(RecoveryError) {
-            _ = try SimulatedShard(disk: disk, settings: SimulatedShard.Settings(), seed: 1)
+            _ = try SimulatedShard(disk: disk, settings: settings, seed: 1)
             return nil
         } catch {
             return error
@@ -56,6 +58,29 @@ struct DamageTests {
         }
         #expect(tried >= 36)
         #expect(recoveryError(powerCut(fixture)) == nil)
+    }
+
+    @Test("damage in the files of another shard is named by that shard's folder")
+    func otherShard() throws {
+        let fixture = try Fixture { $0.shards = 2 }
+        let queue = try fixture.create("orders", partitions: 2)
+        for partition in queue { try fixture.publish(6, to: partition) }
+        let (start, geometry, sequence) = fixture.shard.withMachine(1) {
+            ($0.checkpointer.lastPosition, $0.journal.geometry, $0.checkpointer.sequence)
+        }
+        #expect(recoveryError(powerCut(fixture), shards: 2) == nil)
+        func text(flipping file: FileName, byte: Int) -> String {
+            let disk = powerCut(fixture)
+            disk.flip(file, bit: byte * 8 + 3, shard: 1)
+            return recoveryError(disk, shards: 2)?.description ?? "nothing is found"
+        }
+        let file = FileName.journal(geometry.file(of: start))
+        let journal = text(flipping: file, byte: Int(geometry.offset(of: start)) + 41)
+        #expect(journal.hasPrefix("shard-1/\(file.path) is damaged"))
+        let identity = text(flipping: .identity, byte: 20)
+        #expect(identity.hasPrefix("shard-1/\(FileName.identity.path) is damaged"))
+        let checkpoint = text(flipping: .checkpoint(sequence), byte: 100)
+        #expect(checkpoint.hasPrefix("shard-1/checkpoints is damaged"))
     }
 
     @Test("a flipped bit in what was never confirmed is a torn tail: recovery drops it and goes on")

@@ -20,7 +20,7 @@ final class Fixture {
         change(&settings)
         shard = try SimulatedShard(disk: disk, settings: settings, seed: seed)
         let shard = shard
-        let isReady = shard.run(until: { shard.machine.isReady })
+        let isReady = shard.run(until: { shard.isReady })
         try #require(isReady)
         client = try #require(shard.connect())
     }

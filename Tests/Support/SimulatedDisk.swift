@@ -214,8 +214,8 @@ package final class SimulatedDisk {
     }
 
     /// Flips one bit of a file's durable bytes; for tests of damage.
-    package func flip(_ name: FileName, bit: Int) {
-        guard let inode = names[Name(name, 0)] else { return }
+    package func flip(_ name: FileName, bit: Int, shard: UInt16 = 0) {
+        guard let inode = names[Name(name, shard)] else { return }
         inodes[inode].durable[bit / 8] ^= 1 << UInt8(bit % 8)
     }
 
@@ -223,8 +223,9 @@ package final class SimulatedDisk {
         names[Name(name, shard)].map { inodes[$0].length } ?? 0
     }
     /// Of shard 0, with the segments.
-    package var allNames: [FileName] {
-        names.keys.filter { $0.shard == 0 }.map(\.file).sorted { $0.path < $1.path }
+    package var allNames: [FileName] { names(ofShard: 0) }
+    package func names(ofShard shard: UInt16) -> [FileName] {
+        names.keys.filter { $0.shard == shard }.map(\.file).sorted { $0.path < $1.path }
     }
 
     // MARK: the machine's operations
