@@ -12,7 +12,8 @@ internal import WireProtocol
 //     `lost` range under a new epoch. So with partitions at `written`, if the machine was started
 //     anew in between: what was written in this run of the machine is still there.
 //  5. What was read but is not known to be on stable storage is synced, so that nobody is shown what
-//     the next power cut takes away.
+//     the next power cut takes away: identity and checkpoint, too, which a process may have written right
+//     before it was killed. On them rests what other shards give up for good.
 //
 // It writes nothing else. The machine's first act is a checkpoint under a new term; only then is
 // anybody served. Running recovery again, after a crash in the middle of it, therefore gives the same.
@@ -168,7 +169,8 @@ public struct Recovery {
             }
             let bytes = UnsafeRawBufferPointer(
                 rebasing: UnsafeRawBufferPointer(memory.buffer)[..<count])
-            do throws(StorageFailure) { return try Identity.decode(bytes, in: folder) } catch {
+            var found: Identity?
+            do throws(StorageFailure) { found = try Identity.decode(bytes, in: folder) } catch {
                 // Written last when the directory is made: torn, in whatever way, it means "never in use",
                 // unless something else says otherwise.
                 let used = try storing { () throws(StorageFailure) in
@@ -177,9 +179,12 @@ public struct Recovery {
                 }
                 guard used == 0, !Identity.isNewer(bytes) else { throw .storage(error) }
             }
+            if let found {
+                try storing { () throws(StorageFailure) in try syncFound(.identity) }
+                return found
+            }
         }
         report.isNewDirectory = true
-        if options.shard > 0 { try removeLeftovers() }
         let identity = Identity(
             serverID: options.serverID, journalID: options.journalID, geometry: options.geometry,
             madeAt: options.now.nanoseconds)
@@ -188,6 +193,7 @@ public struct Recovery {
             where directory != .root || options.shard > 0 {
                 try storage.makeDirectory(directory)
             }
+            if options.shard > 0 { try removeLeftovers() }
             for index in 0..<identity.geometry.fileCount {
                 try storage.makeZeroed(.journal(index), bytes: identity.geometry.fileBytes)
                 try storage.sync(.journal(index))
@@ -209,18 +215,16 @@ public struct Recovery {
     }
 
     /// A shard that was retired, and not to its end, has left checkpoints: they say nothing about the one
-    /// that is made now.
-    private func removeLeftovers() throws(RecoveryError) {
-        try storing { () throws(StorageFailure) in
-            let names = try storage.list(.checkpoints)
-            guard !names.isEmpty else { return }
-            for name in names {
-                if let file = FileName(directory: .checkpoints, name: name) {
-                    try storage.remove(file)
-                }
+    /// that is made now. What was removed already may come back until that is durable; the identity first,
+    /// for with it the others would be missed.
+    private func removeLeftovers() throws(StorageFailure) {
+        try storage.syncDirectory(.root)
+        for name in try storage.list(.checkpoints) {
+            if let file = FileName(directory: .checkpoints, name: name) {
+                try storage.remove(file)
             }
-            try storage.syncDirectory(.checkpoints)
         }
+        try storage.syncDirectory(.checkpoints)
     }
 
     // MARK: 2. the checkpoint
@@ -242,6 +246,9 @@ public struct Recovery {
                 try CheckpointFile.read(sequence, from: storage)
             }) {
             case .whole(let payload):
+                try storing { () throws(StorageFailure) in
+                    try syncFound(.checkpoint(sequence))
+                }
                 stale += sequences[(place + 1)...].map { .checkpoint($0) }
                 // The next one is numbered above every name that is there: one that is torn is removed,
                 // and must not take the new one with it.
@@ -810,6 +817,12 @@ public struct Recovery {
     }
 
     // MARK: 5. stable storage
+
+    private func syncFound(_ file: FileName) throws(StorageFailure) {
+        guard !options.faults.foundFilesNotSynced else { return }
+        try storage.sync(file)
+        try storage.syncDirectory(file.directory)
+    }
 
     /// After a crash of the process alone, a write may be complete in the device's cache and not on
     /// stable storage. What recovery shows must survive the next crash too.

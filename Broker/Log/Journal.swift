@@ -545,6 +545,8 @@ public struct StorageFaults: Sendable, Equatable {
     public var recycleBeforeCheckpoint = false
     /// The recovered tail is served without being synced first.
     public var recoveredTailNotSynced = false
+    /// The identity and the checkpoint that recovery finds are taken for durable.
+    public var foundFilesNotSynced = false
     /// A `memory` partition restarts at its recovered end instead of above its reservation.
     public var reservationIgnored = false
     /// A group's cursor is left out of checkpoints.

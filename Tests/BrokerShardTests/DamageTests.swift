@@ -60,6 +60,42 @@ struct DamageTests {
         #expect(recoveryError(powerCut(fixture)) == nil)
     }
 
+    /// - Returns: after how many operations of the first start a kill, records that were confirmed by the
+    ///   second, and a power cut left a directory without them.
+    private func losses(_ faults: StorageFaults) throws -> (lost: Int, kills: Int) {
+        var lost = 0
+        var random = SeededRandom(seed: 4)
+        for kills in 0... {
+            let disk = SimulatedDisk()
+            disk.operationsUntilCrash = kills
+            let first = try? SimulatedShard(
+                disk: disk, settings: SimulatedShard.Settings(), seed: 1)
+            guard first == nil else { return (lost, kills) }
+            disk.operationsUntilCrash = nil
+            let fixture = try Fixture(disk: disk.afterKill(&random)) { $0.faults = faults }
+            try fixture.publish(3, to: try fixture.create("orders")[0])
+            guard let after = try? Fixture(disk: powerCut(fixture)),
+                after.client.subscribe("orders", stream: 1) != nil
+            else {
+                lost += 1
+                continue
+            }
+            after.shard.run(steps: 300) { after.client.delivered.count == 3 }
+            if after.client.delivered.map(\.text) != ["0", "1", "2"] { lost += 1 }
+        }
+        return (lost, .max)
+    }
+
+    @Test("what a killed start has made of its directory is durable before anybody is served")
+    func killedStart() throws {
+        let (lost, kills) = try losses(StorageFaults())
+        #expect(lost == 0)
+        #expect(kills > 10)
+        var broken = StorageFaults()
+        broken.foundFilesNotSynced = true
+        #expect(try losses(broken).lost > 0)
+    }
+
     @Test("damage in the files of another shard is named by that shard's folder")
     func otherShard() throws {
         let fixture = try Fixture { $0.shards = 2 }

@@ -228,6 +228,44 @@ struct ManyShardsTests {
         }
     }
 
+    /// What a shard that goes has left is removed, and removed names are not durable at once. So what is
+    /// left may come back under a shard that is made anew with its number.
+    @Test("a shard goes and one with its number comes, each cut short anywhere: nothing is missed")
+    func goneAndBack() throws {
+        let runner = try Self.broker(2)
+        let client = try #require(runner.connect(to: 0))
+        let queue = runner.createQueue(client, "orders", partitions: 4)
+        let producer = try #require(runner.openProducer(client))
+        for partition in queue { runner.publish(client, producer, partition, records: 3) }
+        runner.settle(client, queue)
+        var random = SeededRandom(seed: 5)
+        func start(_ disk: SimulatedDisk, shards: Int) throws -> SimulatedShard {
+            var settings = runner.settings
+            settings.shards = shards
+            return try SimulatedShard(disk: disk, settings: settings, seed: 1)
+        }
+        for retired in 0... {
+            let disk = runner.shard.disk.afterKill(&random)
+            let alone = try start(disk, shards: 1)
+            try #require(alone.run(until: { alone.isReady }))
+            disk.operationsUntilCrash = retired
+            let isRetired = (try? alone.retire()) != nil
+            disk.operationsUntilCrash = nil
+            for made in 0... {
+                let again = disk.afterKill(&random)
+                again.operationsUntilCrash = made
+                let isMade = (try? start(again, shards: 2)) != nil
+                again.operationsUntilCrash = nil
+                for survival in [SimulatedDisk.Survival.none, .all, .some] {
+                    let found = try start(again.afterPowerCut(survival, &random), shards: 2)
+                    try runner.history.check(ReadBack(from: found))
+                }
+                if isMade { break }
+            }
+            if isRetired { break }
+        }
+    }
+
     @Test(
         "a queue that lives on several shards, or elsewhere than its companions, is not colocated")
     func labelledLater() throws {
