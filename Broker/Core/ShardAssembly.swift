@@ -233,8 +233,10 @@ public struct ShardAssembly {
             )
             let image = try slots[Int(move.from)].with { shard throws(RecoveryError) in
                 if flushes {
-                    try TailFlush(storage: storage, term: term, segmentBytes: segmentBytes)
-                        .run(move.partition, &shard.state)
+                    try TailFlush(
+                        storage: storage, term: term, segmentBytes: segmentBytes,
+                        syncs: !faults.movedTailNotSynced
+                    ).run(move.partition, &shard.state)
                 }
                 let image = shard.state.image(ofPartition: move.partition)
                 shard.state.release(partition: move.partition)
@@ -294,9 +296,13 @@ public struct ShardAssembly {
     /// Removes what a shard that is gone has left: after the others are served.
     ///
     /// Its identity goes first: without it the folder was never in use.
-    public static func retire(_ storage: any RecoveryStorage) throws(StorageFailure) {
-        try storage.remove(.identity)
-        try storage.syncDirectory(.root)
+    public static func retire(
+        _ storage: any RecoveryStorage, faults: StorageFaults = StorageFaults()
+    ) throws(StorageFailure) {
+        if !faults.identityRetiredLast {
+            try storage.remove(.identity)
+            try storage.syncDirectory(.root)
+        }
         for directory in [StorageDirectory.checkpoints, .journal, .root] {
             for name in try storage.list(directory) {
                 guard let file = FileName(directory: directory, name: name) else { continue }
@@ -311,6 +317,7 @@ struct TailFlush {
     let storage: any RecoveryStorage
     let term: UInt64
     let segmentBytes: UInt64
+    let syncs: Bool
 
     func run(_ id: UInt32, _ state: inout DurableState) throws(RecoveryError) {
         guard let index = state.index(ofPartition: id) else { return }
@@ -360,8 +367,10 @@ struct TailFlush {
         _ full: SegmentInfo, _ partition: UnsafeMutablePointer<Partition>
     ) throws(StorageFailure) {
         var segment = full
-        try storage.sync(segment.file(partition: partition.pointee.id))
-        try storage.syncDirectory(.segments)
+        if syncs {
+            try storage.sync(segment.file(partition: partition.pointee.id))
+            try storage.syncDirectory(.segments)
+        }
         segment.noteSynced()
         partition.pointee.log.segments.append(segment)
     }

@@ -569,6 +569,10 @@ public struct StorageFaults: Sendable, Equatable {
     public var termUsedAgain = false
     /// A partition moves without what only its tail held.
     public var movedTailNotFlushed = false
+    /// When the number of shards changes, what a moved tail held is written and not synced.
+    public var movedTailNotSynced = false
+    /// A shard that is gone loses its identity behind its checkpoints.
+    public var identityRetiredLast = false
     /// Publishes and acks go on to the old owner while a partition moves.
     public var moveNotFenced = false
     /// A move is committed before the new owner's copy is durable.

@@ -56,6 +56,9 @@ struct BrokenVariant: Sendable, CustomStringConvertible {
         BrokenVariant(
             name: "the recovered tail is served without a sync", scenario: .killThenPowerCut
         ) { $0.recoveredTailNotSynced = true },
+        BrokenVariant(
+            name: "a checkpoint that recovery finds is taken for durable", scenario: .shardsChanged
+        ) { $0.foundFilesNotSynced = true },
         BrokenVariant(name: "the reservation is ignored", scenario: .publishMemory) {
             $0.reservationIgnored = true
         },
@@ -95,6 +98,14 @@ struct BrokenVariant: Sendable, CustomStringConvertible {
             name: "a partition's tail is not brought to a segment before it moves",
             scenario: .shardsMoveLevels
         ) { $0.movedTailNotFlushed = true },
+        BrokenVariant(
+            name: "a tail that moves with the number of shards is written and not synced",
+            scenario: .shardsMoveLevels
+        ) { $0.movedTailNotSynced = true },
+        BrokenVariant(
+            name: "a shard that is gone loses its identity behind its checkpoints",
+            scenario: .shardsChanged
+        ) { $0.identityRetiredLast = true },
         BrokenVariant(
             name: "what only the tail holds stays behind when a partition moves while serving",
             scenario: .shardsMove

@@ -20,7 +20,7 @@ final class CrashEnumerator {
     private(set) var points = 0
     private(set) var states: Set<UInt64> = []
     private(set) var sectorsLost = 0
-    private(set) var recoveryCrashes = 0
+    private(set) var recoveryCrashes = RecoveryCrashes()
     var completions: Int { number / 2 }
 
     init(
@@ -100,16 +100,27 @@ final class CrashEnumerator {
         return settings
     }
 
-    /// The disk that a recovery of `disk` leaves when it is cut short, if it gets that far.
+    /// The disk that a recovery of `disk` leaves when the power goes in the middle of it. One in four of
+    /// them comes after another in the middle of which the process was killed.
     private func crashRecovery(
         of disk: SimulatedDisk, _ runner: ScenarioRunner
     ) -> SimulatedDisk {
-        disk.operationsUntilCrash = random.below(scenario.changesShards ? 12 : 4)
-        let whole = try? SimulatedShard(disk: disk, settings: settingsAfter(runner), seed: seed)
-        disk.operationsUntilCrash = nil
-        guard whole == nil else { return disk }
-        recoveryCrashes += 1
+        let start = random.chance(1, in: 4) ? crashRecovery(of: disk, runner, .kill) : disk
+        return crashRecovery(of: start, runner, .powerCut)
+    }
+
+    /// After any of its operations, which are counted first.
+    private func crashRecovery(
+        of disk: SimulatedDisk, _ runner: ScenarioRunner, _ crash: RecoveryRun.Crash
+    ) -> SimulatedDisk {
+        let recovery = RecoveryRun(
+            disk: disk, settings: settingsAfter(runner), seed: random.next(),
+            wall: runner.shard.wall)
+        // One that fails is for the check to find.
+        guard let length = recovery.length(&random) else { return disk }
+        let place = random.below(length.total)
+        recoveryCrashes.add(place, of: length)
         points += 1
-        return disk.afterPowerCut(.some, &random)
+        return recovery.cut(after: place, of: length, crash, &random)
     }
 }

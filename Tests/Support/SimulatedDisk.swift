@@ -53,6 +53,8 @@ package final class SimulatedDisk {
     /// Recovery's operations until it crashes; `nil`: never.
     package var operationsUntilCrash: Int?
     package private(set) var operations = 0
+    /// How many of them came before the first that writes to a segment; `nil` when none does.
+    package private(set) var operationsBeforeSegment: Int?
     /// Recovery's operation with this number, counted from 1 with those that only look, fails as the
     /// kernel would have it; the disk goes on.
     package var failingOperation: (number: Int, errno: Int32)?
@@ -401,6 +403,9 @@ package final class SimulatedDisk {
     ) throws(StorageFailure) {
         guard let inode = open(file, create: true, shard: shard) else { return }
         let id = beginWrite(inode, position: Int(position), bytes: [UInt8](bytes))
+        if file.directory == .segments, operationsBeforeSegment == nil {
+            operationsBeforeSegment = operations
+        }
         try step("writing \(file.path)")
         completeWrite(inode, id: id, synced: false)
     }

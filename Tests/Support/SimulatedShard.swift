@@ -227,7 +227,9 @@ package final class SimulatedShard {
     package func beginStop() { for cell in cells { cell.machine.beginStop() } }
     /// Removes what shards that do not run any more have left.
     package func retire() throws(StorageFailure) {
-        for shard in retired { try ShardAssembly.retire(disk.folder(shard)) }
+        for shard in retired {
+            try ShardAssembly.retire(disk.folder(shard), faults: settings.faults)
+        }
         retired = []
     }
 
