@@ -1,5 +1,5 @@
-internal import BrokerShard
-internal import ShardRuntime
+package import BrokerShard
+package import ShardRuntime
 internal import Synchronization
 
 /// The mailboxes between the shards of a broker, and who of them sleeps.
@@ -32,14 +32,14 @@ package final class MailRoom: Sendable {
     }
 
     @inline(__always)
-    func mailbox(from: Int, to: Int, _ lane: PeerLane) -> Mailbox<PeerMessage> {
+    package func mailbox(from: Int, to: Int, _ lane: PeerLane) -> Mailbox<PeerMessage> {
         boxes[(from * shards + to) * PeerLane.allCases.count + lane.rawValue]
     }
 
     /// Says that a shard is about to sleep.
     ///
     /// - Returns: false when something has come for it meanwhile: it must not.
-    func mayFallAsleep(_ shard: Int) -> Bool {
+    package func mayFallAsleep(_ shard: Int) -> Bool {
         flags[shard].isAsleep.store(true, ordering: .sequentiallyConsistent)
         for from in 0..<shards where from != shard {
             for lane in PeerLane.allCases where !mailbox(from: from, to: shard, lane).isEmpty {
@@ -49,10 +49,10 @@ package final class MailRoom: Sendable {
         }
         return true
     }
-    func wakeUp(_ shard: Int) { flags[shard].isAsleep.store(false, ordering: .relaxed) }
+    package func wakeUp(_ shard: Int) { flags[shard].isAsleep.store(false, ordering: .relaxed) }
 
     /// Wakes a shard that sleeps; what was posted to it is published.
-    func wakeIfAsleep(_ shard: Int) {
+    package func wakeIfAsleep(_ shard: Int) {
         guard flags[shard].isAsleep.load(ordering: .sequentiallyConsistent) else { return }
         flags[shard].control.wake()
     }
