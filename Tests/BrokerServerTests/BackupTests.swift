@@ -2,6 +2,7 @@ import BrokerProcess
 import ChildProcess
 import Foundation
 import Glibc
+import ShardRuntime
 import Testing
 
 /// Images that can't be made: nothing that looks like one is left, and the broker goes on.
@@ -62,12 +63,14 @@ import Testing
 
     @Test(
         "whoever leaves or a stop in the middle ends it, and nothing has its name",
-        arguments: [1, 3])
-    func ended(shards: Int) throws {
+        arguments: [(LoopKind.uring, 1), (.uring, 3), (.epoll, 2)])
+    func ended(loop: LoopKind, shards: Int) throws {
         let path = try directory()
         defer { try? FileManager.default.removeItem(atPath: path) }
         let broker = try BrokerProcess(
-            options: ["--backup-dir", path, "--shards", "\(shards)"])
+            options: [
+                "--backup-dir", path, "--shards", "\(shards)", "--loop", loop.rawValue,
+            ])
         let ready = try broker.waitUntilReady()
         _ = try ControlTool.run(ready, ["queue", "create", "orders"])
         // 64 MiB of journal take a minute at this rate.

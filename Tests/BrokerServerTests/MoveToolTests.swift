@@ -1,13 +1,16 @@
 import BrokerProcess
 import Foundation
+import ShardRuntime
 import Testing
 
 /// A partition is moved by an operator.
 @Suite(.serialized) struct MoveToolTests {
     @Test(
-        "a move says where the partition was, is, and how long it was held back; so do the metrics")
-    func move() throws {
-        let broker = try BrokerProcess(options: ["--shards", "2"])
+        "a move says where the partition was, is, and how long it was held back; so do the metrics",
+        arguments: LoopKind.allCases
+    )
+    func move(loop: LoopKind) throws {
+        let broker = try BrokerProcess(options: ["--shards", "2", "--loop", loop.rawValue])
         let ready = try broker.waitUntilReady()
         _ = try ControlTool.run(ready, ["queue", "create", "orders", "--partitions", "2"])
         _ = try ControlTool.run(

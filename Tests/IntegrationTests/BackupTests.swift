@@ -68,7 +68,9 @@ import WireProtocol
 
     @Test(
         "an image made under load holds what was confirmed before it, and nothing that was not sent",
-        arguments: [(LoopKind.uring, 1, 1), (.epoll, 1, 1), (.uring, 2, 2), (.uring, 2, 1)]
+        arguments: [
+            (LoopKind.uring, 1, 1), (.epoll, 1, 1), (.uring, 2, 2), (.uring, 2, 1), (.epoll, 2, 2),
+        ]
     )
     func underLoad(loop: LoopKind, shards: Int, after: Int) throws {
         let images = try TemporaryDirectory(prefix: "millrace-images")

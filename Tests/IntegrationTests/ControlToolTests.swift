@@ -416,7 +416,7 @@ import WireProtocol
 
     @Test(
         "storage verify ends with 0 when all is whole, with 4 when not, and storage info names it too",
-        arguments: [(LoopKind.uring, 1), (.epoll, 1), (.uring, 2)]
+        arguments: [(LoopKind.uring, 1), (.epoll, 1), (.uring, 2), (.epoll, 2)]
     )
     func storage(loop: LoopKind, shards: Int) throws {
         let bench = try Bench(loop, shards: shards)

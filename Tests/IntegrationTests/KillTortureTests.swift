@@ -30,11 +30,14 @@ import WireProtocol
         }
     }
 
-    @Test("so with several shards, another number of them after each kill, and moves between")
-    func killsOfShards() throws {
+    @Test(
+        "so with several shards, another number of them after each kill, and moves between",
+        arguments: LoopKind.allCases
+    )
+    func killsOfShards(loop: LoopKind) throws {
         let again = "again: MILLRACE_SEED=\(Self.seed) swift test -c release --filter Torture"
         do {
-            try torture(.uring, [2, 2, 3, 1, 3], again)
+            try torture(loop, [2, 2, 3, 1, 3], again)
         } catch {
             Issue.record("\(error) (\(again))")
         }
