@@ -21,9 +21,14 @@ struct BitFlipTests {
             case checkpointHeader, checkpointPayload, identity
         }
         var kind: Kind
+        var shard: UInt16
         var file: FileName
         var range: Range<Int>
-        var description: String { "\(kind) \(file.path) \(range)" }
+        private var folder: ShardFolder { ShardFolder(shard: shard) }
+        /// Below the data directory, as it has to be named.
+        var path: String { folder.path(file) }
+        var directory: String { folder.path(file.directory) }
+        var description: String { "\(kind) \(path) \(range)" }
     }
 
     /// What became of a flip.
@@ -38,27 +43,44 @@ struct BitFlipTests {
         case lost
     }
 
+    /// How a directory came to its end.
+    private enum Ending: CaseIterable {
+        case powerCut, stop
+        /// A power cut of two shards, after a partition of each went to the other.
+        case movesAndPowerCut
+
+        var shards: Int { self == .movesAndPowerCut ? 2 : 1 }
+    }
+
     /// A used directory and all that was confirmed in it.
     private struct Used {
         var disk: SimulatedDisk
+        var shards: Int
+        /// Partitions that went to another shard.
+        var moved: Set<UInt32> = []
         var values: [UInt32: [String]] = [:]
         var synced: Set<UInt32> = []
         var regions: [Region] = []
     }
 
-    private static func settings(_ settings: inout SimulatedShard.Settings) {
-        settings.limits.segmentBytes = 32 * 1024
+    private static func fixture(
+        disk: SimulatedDisk = SimulatedDisk(), shards: Int
+    ) throws -> Fixture {
+        try Fixture(disk: disk) { settings in
+            settings.limits.segmentBytes = 32 * 1024
+            settings.shards = shards
+        }
     }
 
-    /// - Parameter stops: an orderly stop, else a power cut.
-    private func used(stops: Bool) throws -> Used {
-        let fixture = try Fixture(settings: Self.settings)
+    private func used(_ ending: Ending) throws -> Used {
+        let fixture = try Self.fixture(shards: ending.shards)
         let shard = fixture.shard
         let orders = try fixture.create("orders")[0]
         let ticks = try fixture.create("ticks", level: .memory)[0]
         let fills = try fixture.create("fills", level: .written)[0]
         var used = Used(
-            disk: shard.disk, values: [orders: [], ticks: [], fills: []], synced: [orders])
+            disk: shard.disk, shards: ending.shards,
+            values: [orders: [], ticks: [], fills: []], synced: [orders])
         func publish(_ count: Int) throws {
             for _ in 0..<count {
                 for partition in [orders, ticks, fills] {
@@ -72,41 +94,73 @@ struct BitFlipTests {
             }
         }
         try publish(60)
+        if ending == .movesAndPowerCut {
+            for (queue, partition) in [("orders", orders), ("ticks", ticks)] {
+                try move(partition, of: queue, fixture)
+                used.moved.insert(partition)
+            }
+            // What is adopted grows on at its new shard.
+            try publish(20)
+        }
         shard.pass(milliseconds: 12_000)
         // Less than a checkpoint's worth: the journal holds them alone.
         try publish(15)
         // The idle journal says what is durable, and the memory queue is written behind.
         shard.pass(milliseconds: 300)
-        if stops {
+        if ending == .stop {
             shard.machine.beginStop()
             shard.run { shard.machine.stage == .stopped }
         }
         var random = SeededRandom(seed: 2)
         // What completed is on the platter: flips, not losses, are looked at here.
         used.disk = shard.disk.afterPowerCut(.all, &random)
-        let checkpoint = shard.machine.checkpointer.lastPosition
-        used.regions = regions(of: used.disk, journalFrom: stops ? 0 : checkpoint)
+        for number in 0..<ending.shards {
+            let checkpoint = shard.withMachine(number) { $0.checkpointer.lastPosition }
+            used.regions += regions(
+                of: used.disk, shard: UInt16(number),
+                journalFrom: ending == .stop ? 0 : checkpoint)
+        }
         return used
     }
 
-    /// - Parameter journalFrom: the journal position below which nothing is flipped.
-    private func regions(of disk: SimulatedDisk, journalFrom: UInt64) -> [Region] {
+    /// Moves a partition to the other of two shards.
+    private func move(_ partition: UInt32, of queue: String, _ fixture: Fixture) throws {
+        let info = try #require(
+            fixture.client.ask(
+                .queueDescribe, QueueNameRequest(name: queue), reply: QueueInfo.self))
+        let from = try #require(info.partitions.first { $0.id == partition }).shard
+        let moved = try #require(
+            fixture.client.ask(
+                .queueMove, QueueMoveRequest(partition: partition, shard: 1 - from),
+                reply: QueueMoveReply.self))
+        try #require(moved.from == from && moved.to == 1 - from)
+    }
+
+    /// - Parameters:
+    ///   - shard: whose files; segments are among those of the first.
+    ///   - journalFrom: the journal position below which nothing is flipped.
+    private func regions(
+        of disk: SimulatedDisk, shard: UInt16, journalFrom: UInt64
+    ) -> [Region] {
         var found: [Region] = []
+        func add(_ kind: Region.Kind, _ file: FileName, _ range: Range<Int>) {
+            found.append(Region(kind: kind, shard: shard, file: file, range: range))
+        }
         let block = JournalGeometry.blockBytes
         func u32(_ bytes: [UInt8], _ at: Int) -> Int {
             bytes.withUnsafeBytes { Int($0.loadUnaligned(fromByteOffset: at, as: UInt32.self)) }
         }
-        for file in disk.allNames {
-            let length = disk.length(file)
+        for file in disk.names(ofShard: shard) {
+            let length = disk.length(file, shard: shard)
             switch file {
-            case .identity: found.append(Region(kind: .identity, file: file, range: 0..<length))
+            case .identity: add(.identity, file, 0..<length)
             case .reserve: break
             case .checkpoint:
-                found.append(Region(kind: .checkpointHeader, file: file, range: 0..<64))
-                found.append(Region(kind: .checkpointPayload, file: file, range: 64..<length))
+                add(.checkpointHeader, file, 0..<64)
+                add(.checkpointPayload, file, 64..<length)
             case .segment:
-                found.append(Region(kind: .segmentHeader, file: file, range: 0..<48))
-                found.append(Region(kind: .segmentHeader, file: file, range: 4080..<4096))
+                add(.segmentHeader, file, 0..<48)
+                add(.segmentHeader, file, 4080..<4096)
                 var at = 4096
                 while at + 64 <= length {
                     let header = disk.bytes(file, at: at, count: 64)
@@ -115,17 +169,16 @@ struct BitFlipTests {
                     }
                     guard bytes >= 64 else { break }
                     if UInt32(u32(header, 12)) & ChunkHeader.sealFlag != 0 {
-                        found.append(Region(kind: .seal, file: file, range: at..<at + bytes))
+                        add(.seal, file, at..<at + bytes)
                     } else {
-                        found.append(Region(kind: .chunkHeader, file: file, range: at..<at + 64))
-                        found.append(
-                            Region(kind: .chunkBatches, file: file, range: at + 64..<at + bytes))
+                        add(.chunkHeader, file, at..<at + 64)
+                        add(.chunkBatches, file, at + 64..<at + bytes)
                     }
                     at += bytes.roundedUp(to: block)
                 }
             case .journal:
                 for at in stride(from: 0, to: length, by: block) {
-                    let header = disk.bytes(file, at: at, count: 64)
+                    let header = disk.bytes(file, at: at, count: 64, shard: shard)
                     let bytes = header.withUnsafeBytes {
                         $0.baseAddress.map { JournalGroupHeader.claimedBytes($0) } ?? 0
                     }
@@ -135,16 +188,9 @@ struct BitFlipTests {
                     guard bytes >= JournalGroupHeader.byteCount, at + bytes <= length,
                         position >= journalFrom
                     else { continue }
-                    found.append(
-                        Region(
-                            kind: .journalHeader, file: file,
-                            range: at..<at + JournalGroupHeader.byteCount))
-                    if bytes > JournalGroupHeader.byteCount {
-                        found.append(
-                            Region(
-                                kind: .journalEntries, file: file,
-                                range: at + JournalGroupHeader.byteCount..<at + bytes))
-                    }
+                    let entries = at + JournalGroupHeader.byteCount
+                    add(.journalHeader, file, at..<entries)
+                    if at + bytes > entries { add(.journalEntries, file, entries..<at + bytes) }
                 }
             }
         }
@@ -154,14 +200,13 @@ struct BitFlipTests {
     /// Starts a flipped directory and reads all of it.
     private func outcome(_ used: Used, _ region: Region, bit: Int) throws -> Outcome {
         let disk = used.disk.copy()
-        disk.flip(region.file, bit: bit)
+        disk.flip(region.file, bit: bit, shard: region.shard)
         let fixture: Fixture
         do {
-            fixture = try Fixture(disk: disk, settings: Self.settings)
+            fixture = try Self.fixture(disk: disk, shards: used.shards)
         } catch let error as RecoveryError {
             let text = error.description
-            guard text.contains(region.file.path) || text.contains(region.file.directory.rawValue)
-            else {
+            guard text.contains(region.path) || text.contains(region.directory) else {
                 throw Violation("the start stops with \"\(text)\", which does not name the file")
             }
             return .refused
@@ -185,7 +230,8 @@ struct BitFlipTests {
                 }
             }
         }
-        fixture.shard.run(steps: 300) {
+        // Between shards each message is a step.
+        fixture.shard.run(steps: used.shards > 1 ? 1500 : 300) {
             var reached: [UInt32: UInt64] = [:]
             for record in client.delivered { reached[record.partition] = record.offset + 1 }
             for lost in client.lost {
@@ -213,8 +259,8 @@ struct BitFlipTests {
                 .map(\.header.stream))
         for push in client.pushes {
             let message = try Refusal(body: push.body).message
-            guard message.contains(region.file.path) else {
-                throw Violation("\"\(message)\" does not name \(region.file.path)")
+            guard message.contains(region.path) else {
+                throw Violation("\"\(message)\" does not name \(region.path)")
             }
         }
         for (stream, partition) in used.values.keys.sorted().enumerated()
@@ -234,12 +280,15 @@ struct BitFlipTests {
     func everywhere() throws {
         // In all at least 10,000 places, in `make torture` 100,000.
         let isLong = getenv("MILLRACE_TORTURE") != nil
-        let flips = (isLong ? 100_000 : 10_000) / (2 * Region.Kind.allCases.count) + 1
+        let kinds = Ending.allCases.count * Region.Kind.allCases.count
+        let flips = (isLong ? 100_000 : 10_000) / kinds + 1
         var tally: [Region.Kind: [Outcome: Int]] = [:]
         var random = SeededRandom(seed: 42)
         var places = 0
-        for stops in [false, true] {
-            let used = try used(stops: stops)
+        // In files of the second shard, and in segments of partitions that moved.
+        var (ofSecond, ofMoved): ([Outcome: Int], [Outcome: Int]) = ([:], [:])
+        for ending in Ending.allCases {
+            let used = try used(ending)
             for kind in Region.Kind.allCases {
                 let regions = used.regions.filter { $0.kind == kind }
                 #expect(!regions.isEmpty, "there is no \(kind)")
@@ -251,10 +300,16 @@ struct BitFlipTests {
                         + random.below(8)
                     places += 1
                     do {
-                        tally[kind, default: [:]][
-                            try outcome(used, region, bit: bit), default: 0] += 1
+                        let outcome = try outcome(used, region, bit: bit)
+                        tally[kind, default: [:]][outcome, default: 0] += 1
+                        if region.shard > 0 { ofSecond[outcome, default: 0] += 1 }
+                        if case .segment(let partition, _, _) = region.file,
+                            used.moved.contains(partition)
+                        {
+                            ofMoved[outcome, default: 0] += 1
+                        }
                     } catch {
-                        throw Violation("\(region), bit \(bit), stops \(stops): \(error)")
+                        throw Violation("\(region), bit \(bit), \(ending): \(error)")
                     }
                 }
             }
@@ -265,8 +320,8 @@ struct BitFlipTests {
             }
             print("bit flips: \(kind): \(text.joined(separator: ", "))")
         }
-        print("bit flips: \(places) places")
-        #expect(places == 2 * flips * Region.Kind.allCases.count)
+        print("bit flips: \(places) places; of the second shard \(ofSecond), moved \(ofMoved)")
+        #expect(places == flips * kinds)
         // Detected where it matters, so that "harmless" is not all that was seen.
         #expect(tally[.journalHeader]?[.refused] ?? 0 > 15)
         #expect(tally[.journalEntries]?[.refused] ?? 0 > 15)
@@ -274,6 +329,8 @@ struct BitFlipTests {
         #expect(tally[.chunkBatches]?[.ended] ?? 0 > 15)
         #expect(tally[.checkpointPayload]?[.refused] ?? 0 > 15)
         #expect(tally[.identity]?[.refused] ?? 0 > 15)
+        #expect(ofSecond[.refused] ?? 0 > 15)
+        #expect(ofMoved[.ended] ?? 0 > 15)
         // A seal's index is a hint: it is rebuilt from the chunks.
         #expect(tally[.seal]?[.harmless] ?? 0 > 15)
     }
