@@ -8,6 +8,8 @@ struct Campaign {
         var cuts: Int
         var seed: UInt64
         var steps: Int
+        /// Of the broker in every second recording; the others have one.
+        var shards: Int
         var brokerd: String
         var control: Control
         /// Where the disk of a cut that broke a promise is kept.
@@ -35,6 +37,11 @@ struct Campaign {
         var epochs = 0
         /// Syncs of the broker that were seen to reach the disk.
         var probes = 0
+        /// Partitions that went to another shard.
+        var moves = 0
+        /// Cuts of several shards, and those after which another number of them was started.
+        var ofShards = 0
+        var otherShards = 0
         var repaired = 0
         /// Cuts after which something was named as damaged: ext4 without a journal only.
         var damaged = 0
@@ -69,9 +76,17 @@ struct Campaign {
     private struct Setup {
         var filesystem: Filesystem
         var loop: String
+        var shards = 1
     }
-    private static let setups = Filesystem.allCases.flatMap { filesystem in
-        ["io_uring", "epoll"].map { Setup(filesystem: filesystem, loop: $0) }
+    /// Both loops on both filesystems, with one shard and with several.
+    private static func setups(shards: Int) -> [Setup] {
+        Set([1, shards]).sorted().flatMap { count in
+            Filesystem.allCases.flatMap { filesystem in
+                ["io_uring", "epoll"].map {
+                    Setup(filesystem: filesystem, loop: $0, shards: count)
+                }
+            }
+        }
     }
 
     private static let attemptsMax = 500
@@ -94,7 +109,7 @@ struct Campaign {
     mutating func run() throws -> Bool {
         let setups =
             switch settings.control {
-            case .none: Self.setups
+            case .none: Self.setups(shards: settings.shards)
             case .lyingDisk: [Setup(filesystem: .journalled, loop: "io_uring")]
             // Whose syncs are system calls.
             case .withoutSync: [Setup(filesystem: .journalled, loop: "epoll")]
@@ -107,6 +122,7 @@ struct Campaign {
                 .init(
                     filesystem: setup.filesystem,
                     loop: setup.loop,
+                    shards: setup.shards,
                     seed: random.next(),
                     steps: settings.steps,
                     brokerd: settings.brokerd,
@@ -119,6 +135,7 @@ struct Campaign {
             describe(recording)
             counts.epochs += recording.log.flushCount
             counts.probes += recording.facts.probes
+            counts.moves += recording.facts.moves
             for _ in 0..<share { try cut(recording) }
         }
         return report()
@@ -127,10 +144,11 @@ struct Campaign {
     private func describe(_ recording: Recording) {
         let log = recording.log
         Console.line(
-            "recorded on \(recording.settings.filesystem.rawValue), \(recording.settings.loop): "
+            "recorded on \(recording.settings.filesystem.rawValue), \(recording.settings.loop), "
+                + "\(recording.settings.shards) shards: "
                 + "\(recording.history.confirmedRecords) records and "
                 + "\(recording.history.confirmedAcks) acks confirmed, "
-                + "\(recording.facts.kills) kills, \(recording.facts.duplicates) publishes stored "
+                + "\(recording.facts.kills) kills, \(recording.facts.moves) moves, \(recording.facts.duplicates) publishes stored "
                 + "before; \(log.writeCount) writes of \(log.bytes.count >> 10) KiB, "
                 + "\(log.flushCount) flushes, \(recording.facts.probes) syncs followed to the disk"
         )
@@ -226,9 +244,11 @@ struct Campaign {
         resends: Bool
     ) throws -> CutRun.Outcome {
         let image = try memory.copy()
+        let shards = shardsAfter(recording)
         let run = CutRun(
             filesystem: recording.settings.filesystem,
             loop: recording.settings.loop,
+            shards: shards,
             brokerd: settings.brokerd,
             directory: directory.path,
             boot: boot
@@ -243,6 +263,7 @@ struct Campaign {
         let kept = KeptCut(
             filesystem: recording.settings.filesystem,
             loop: recording.settings.loop,
+            shards: shards,
             resends: resends,
             faults: outcome.faults,
             history: history
@@ -259,6 +280,16 @@ struct Campaign {
             Console.line("  kept: \(path)/disk.image; again: powercut --repeat \(path)")
         }
         return outcome
+    }
+
+    /// As many as before the cut, or, of several, one more or less.
+    private mutating func shardsAfter(_ recording: Recording) -> Int {
+        let before = recording.settings.shards
+        guard before > 1 else { return before }
+        counts.ofShards += 1
+        guard random.chance(1, in: 3) else { return before }
+        counts.otherShards += 1
+        return random.chance(1, in: 2) ? before - 1 : before + 1
     }
 
     /// A disk that answers flushes and keeps what it has written so far, in order: the filesystem
@@ -345,12 +376,20 @@ struct Campaign {
                 + "named as damage"
         )
         Console.line("\(counts.broken) cuts broke a promise")
-        let met = [
+        var met = [
             ("lost an unsynced write", counts.losing), ("tore a write", counts.tearing),
             ("kept writes out of order", counts.reordering), ("was in an epoch", counts.epochs),
             ("found a publish stored before", counts.duplicates),
             ("followed a sync to the disk", counts.probes),
         ]
+        if settings.shards > 1, settings.cuts >= Self.setups(shards: settings.shards).count {
+            Console.line(
+                "\(counts.moves) partitions moved; \(counts.ofShards) cuts of several shards, "
+                    + "after \(counts.otherShards) of them another number was started"
+            )
+            met.append(("moved to another shard", counts.moves))
+            met.append(("was cut from several shards", counts.ofShards))
+        }
         for (what, count) in met where count == 0 {
             Console.line("! nothing \(what): nothing was shown of that")
             isGood = false

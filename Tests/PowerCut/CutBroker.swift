@@ -26,6 +26,7 @@ final class CutBroker {
         _ program: String,
         on disk: MountedDisk,
         loop: String,
+        shards: Int,
         at place: BrokerPlace = BrokerPlace(),
         launcher: [String] = [],
         log: String
@@ -37,7 +38,7 @@ final class CutBroker {
             dataDirectory: disk.path + "/data",
             logPath: log
         )
-        options.more = Self.options + ["--loop", loop]
+        options.more = Self.options + ["--loop", loop, "--shards", "\(shards)"]
         // It ends with this process, however that ends, and so does the mount that it uses.
         options.launcher = ["setpriv", "--pdeathsig", "KILL"] + launcher
         child = try BrokerChild(options)

@@ -21,6 +21,7 @@ struct CutRun {
 
     var filesystem: Filesystem
     var loop: String
+    var shards: Int
     var brokerd: String
     var directory: String
     var boot: BootID
@@ -42,6 +43,7 @@ struct CutRun {
                 brokerd,
                 on: mounted,
                 loop: loop,
+                shards: shards,
                 log: directory + "/brokerd.log"
             )
             outcome.ready = broker.ready

@@ -6,6 +6,8 @@ internal import Glibc
 struct KeptCut: Codable {
     var filesystem: Filesystem
     var loop: String
+    /// Of the broker that was started on it.
+    var shards: Int
     var resends: Bool
     var faults: [String]
     var history: ClientHistory

@@ -31,6 +31,13 @@ struct PowerCutProgram: ParsableCommand {
     var seed: UInt64?
     @Option(help: ArgumentHelp("What the clients do in each recording.", valueName: "actions"))
     var steps = 1_500
+    @Option(
+        help: ArgumentHelp(
+            "Half of the cuts are of a broker with so many shards; partitions move between them, and the number changes with the cut. 1: all are of one shard.",
+            valueName: "count"
+        )
+    )
+    var shards = 2
     @Flag(help: "Control: a disk that answers flushes and does nothing. Losses must be found.")
     var lying = false
     @Flag(help: "Control: a broker whose fsyncs do nothing. Losses must be found.")
@@ -55,6 +62,7 @@ struct PowerCutProgram: ParsableCommand {
         guard !lying || !withoutSync else {
             throw ValidationError("--lying and --without-sync are for runs of their own")
         }
+        guard (1...8).contains(shards) else { throw ValidationError("--shards takes 1 to 8") }
         guard steps >= 10 else { throw ValidationError("--steps takes 10 or more") }
     }
 
@@ -98,6 +106,7 @@ struct PowerCutProgram: ParsableCommand {
                 cuts: cuts,
                 seed: seed,
                 steps: steps,
+                shards: shards,
                 brokerd: broker,
                 control: control,
                 keepIn: keepIn
@@ -114,6 +123,7 @@ struct PowerCutProgram: ParsableCommand {
         let run = CutRun(
             filesystem: kept.filesystem,
             loop: kept.loop,
+            shards: kept.shards,
             brokerd: broker,
             directory: directory.path,
             boot: try BootID(in: directory.path, seed: UInt64.random(in: 0...UInt64.max))

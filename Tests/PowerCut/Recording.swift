@@ -13,6 +13,7 @@ struct Recording {
     struct Settings {
         var filesystem: Filesystem
         var loop: String
+        var shards: Int
         var seed: UInt64
         var steps: Int
         var brokerd: String
@@ -27,6 +28,8 @@ struct Recording {
     /// What happened, for a person.
     struct Facts {
         var kills = 0
+        /// Partitions that went to another shard.
+        var moves = 0
         var duplicates = 0
         var probes = 0
     }
@@ -101,6 +104,7 @@ private struct Play {
             settings.brokerd,
             on: mounted,
             loop: settings.loop,
+            shards: settings.shards,
             at: place,
             launcher: settings.launcher,
             log: settings.directory + "/brokerd-\(life).log"
@@ -201,9 +205,10 @@ private struct Play {
         // Quiet for long enough that the journal says what is durable, and `memory` is written.
         case ..<96: usleep(15_000)
         // A burst that fills a journal group.
-        case ..<98:
+        case ..<97:
             for _ in 0..<12 { try publish(lanes[0], records: 20, bytes: 250) }
-        default: try settle()
+        case ..<98: try settle()
+        default: try move()
         }
     }
 
@@ -215,6 +220,22 @@ private struct Play {
             count: records,
             bytes: bytes
         )
+    }
+
+    /// A partition goes to another shard, with what is on its way to it and from it.
+    private mutating func move() throws {
+        guard settings.shards > 1 else { return try settle() }
+        let partitions = lanes[random.below(lanes.count)].history.partitionIDs
+        let reply = try broker.place.connect(clientName: "mover").request(
+            .queueMove,
+            QueueMoveRequest(
+                partition: partitions[random.below(partitions.count)],
+                shard: UInt16(random.below(settings.shards))
+            ),
+            reply: QueueMoveReply.self,
+            timeoutMilliseconds: 60_000
+        )
+        if reply.from != reply.to { facts.moves += 1 }
     }
 
     /// A queue that is made, used, and removed again at some later time, or never.
