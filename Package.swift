@@ -241,13 +241,15 @@ let package = Package(
         ),
         // Stands in for a broker that forgets its syncs.
         .executableTarget(name: "withoutsync", path: "Tests/WithoutSync"),
+        // A disk as a file that a program serves by FUSE.
+        library("FuseDisk", "Tests/FuseDisk", uses: ["ChildProcess", "ReplayHarness"]),
         // Cuts the power of a real broker's disk.
         tool(
             "powercut",
             "Tests/PowerCut",
             uses: [
                 "BrokerBasics", "WireProtocol", "BlockingClient", "ChildProcess", "ReplayHarness",
-                "LogChecker", arguments,
+                "LogChecker", "FuseDisk", arguments,
             ]
         ),
         // Stands in for a container that refuses io_uring.

@@ -1,4 +1,5 @@
 internal import BrokerBasics
+internal import FuseDisk
 internal import Glibc
 
 /// The number that tells one start of the machine from the next. A cut of the power is one to the

@@ -1,5 +1,6 @@
 internal import BrokerBasics
 internal import ChildProcess
+internal import FuseDisk
 internal import Glibc
 
 /// Records several lives of a broker and cuts the power of each at many places.

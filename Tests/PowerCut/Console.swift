@@ -1,3 +1,4 @@
+internal import FuseDisk
 internal import Glibc
 internal import Synchronization
 

@@ -1,5 +1,6 @@
 internal import BrokerBasics
 internal import ChildProcess
+internal import FuseDisk
 internal import ReplayHarness
 
 /// A real broker whose data is on a disk of ours.

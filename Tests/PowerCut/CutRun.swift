@@ -1,3 +1,4 @@
+internal import FuseDisk
 internal import ReplayHarness
 
 /// A disk that was cut off, mounted again, with a broker started on it and judged.

@@ -1,4 +1,5 @@
 internal import Foundation
+internal import FuseDisk
 internal import Glibc
 
 /// A cut that broke a promise, as it was: the disk and what the clients had been told. In a

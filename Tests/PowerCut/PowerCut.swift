@@ -1,4 +1,5 @@
 internal import BrokerBasics
+internal import FuseDisk
 
 /// A cut of the power: what a disk still has of a log that was cut off at `place`.
 ///

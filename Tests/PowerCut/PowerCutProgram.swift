@@ -1,5 +1,6 @@
 internal import ArgumentParser
 internal import ChildProcess
+internal import FuseDisk
 internal import Glibc
 
 /// Cuts the power of a real broker's disk, again and again, and checks what is left.
@@ -68,11 +69,12 @@ struct PowerCutProgram: ParsableCommand {
 
     func run() throws {
         if let reason = Environment.obstacle() { try skip(reason) }
-        if !inNamespace { try Environment.enterNamespace() }
+        if !inNamespace { try Environment.enterNamespace("powercut") }
         let keeper = try Environment.keepNamespace()
         defer { withExtendedLifetime(keeper) {} }
         do {
             try Environment.tryOut()
+            try tryBootID()
         } catch {
             try skip("\(error)")
         }
@@ -91,6 +93,13 @@ struct PowerCutProgram: ParsableCommand {
         }
         Console.line(isGood ? "PASS" : "FAIL (seed \(seed))")
         guard isGood else { throw ExitCode(1) }
+    }
+
+    private func tryBootID() throws {
+        let directory = try TemporaryDirectory(prefix: "millrace-powercut")
+        // Not with its last use, while something is mounted over its file.
+        defer { directory.remove() }
+        _ = try BootID(in: directory.path, seed: 0)
     }
 
     private func skip(_ reason: String) throws {

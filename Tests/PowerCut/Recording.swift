@@ -1,6 +1,7 @@
 internal import BlockingClient
 internal import BrokerBasics
 internal import ChildProcess
+internal import FuseDisk
 internal import Glibc
 internal import ReplayHarness
 internal import WireProtocol

@@ -1,6 +1,6 @@
 /// What a disk was told, in order, with the bytes.
-struct WriteLog: Sendable {
-    enum Entry: Sendable {
+package struct WriteLog: Sendable {
+    package enum Entry: Sendable {
         /// Bytes of the disk from `offset` on; they are at `place` of `bytes`.
         case write(offset: Int, place: Int, count: Int)
         /// Everything before it is on stable storage once it is answered.
@@ -9,28 +9,30 @@ struct WriteLog: Sendable {
         case ignoredFlush
     }
 
-    private(set) var entries: [Entry] = []
-    private(set) var bytes: [UInt8] = []
+    package private(set) var entries: [Entry] = []
+    package private(set) var bytes: [UInt8] = []
 
-    mutating func append(_ offset: Int, _ data: ArraySlice<UInt8>) {
+    package init() {}
+
+    package mutating func append(_ offset: Int, _ data: ArraySlice<UInt8>) {
         entries.append(.write(offset: offset, place: bytes.count, count: data.count))
         bytes += data
     }
 
-    mutating func append(_ entry: Entry) { entries.append(entry) }
+    package mutating func append(_ entry: Entry) { entries.append(entry) }
 
-    var writeCount: Int {
+    package var writeCount: Int {
         entries.count { if case .write = $0 { true } else { false } }
     }
-    var flushCount: Int {
+    package var flushCount: Int {
         entries.count { if case .flush = $0 { true } else { false } }
     }
-    var ignoredFlushCount: Int {
+    package var ignoredFlushCount: Int {
         entries.count { if case .ignoredFlush = $0 { true } else { false } }
     }
 
     /// Where the epoch begins that a cut at `place` meets: behind the last flush before it.
-    func epochStart(before place: Int) -> Int {
+    package func epochStart(before place: Int) -> Int {
         for index in entries[..<place].indices.reversed() {
             if case .flush = entries[index] { return index + 1 }
         }
@@ -38,7 +40,7 @@ struct WriteLog: Sendable {
     }
 
     /// Whether `data` was written in these entries and a flush followed.
-    func hasFlushed(_ data: [UInt8], in range: Range<Int>) -> Bool {
+    package func hasFlushed(_ data: [UInt8], in range: Range<Int>) -> Bool {
         guard let found = range.first(where: { holds(data, $0) }) else { return false }
         return entries[found..<range.upperBound].contains {
             if case .flush = $0 { true } else { false }

@@ -1,10 +1,10 @@
-internal import ChildProcess
+package import ChildProcess
 internal import Glibc
 
-/// Whether power can be cut on this machine, and the place to do it in.
-enum Environment {
+/// Whether a disk of ours can be mounted on this machine, and the place to do it in.
+package enum Environment {
     /// What is missing, as far as can be seen; `nil` when it may work.
-    static func obstacle() -> String? {
+    package static func obstacle() -> String? {
         guard geteuid() == 0 else { return "not root, so nothing can be mounted" }
         for device in ["/dev/fuse", "/dev/loop-control"] where access(device, R_OK | W_OK) != 0 {
             return "\(device): \(String(cString: strerror(errno)))"
@@ -26,10 +26,10 @@ enum Environment {
         return nil
     }
 
-    /// Begins this program again in a mount namespace of its own: whatever it mounts is seen by
+    /// Begins this program, whose name is given, again in a mount namespace of its own: whatever it mounts is seen by
     /// nobody else, and goes when it ends, however it ends.
-    static func enterNamespace() throws {
-        let own = try Executable.named("powercut")
+    package static func enterNamespace(_ program: String) throws {
+        let own = try Executable.named(program)
         let words =
             ["unshare", "--mount", "--propagation", "private", own, "--in-namespace"]
             + CommandLine.arguments.dropFirst()
@@ -44,7 +44,7 @@ enum Environment {
     /// The last process of a namespace takes its mounts down while it ends, before its own files are
     /// closed (seen on Linux 6.18). Were that this one, ext4 would wait for ever for the FUSE server
     /// that it was. So `cat` waits for the end of a pipe that ends when this process has.
-    static func keepNamespace() throws -> SpawnedChild {
+    package static func keepNamespace() throws -> SpawnedChild {
         var ends: [Int32] = [-1, -1]
         guard pipe(&ends) == 0 else { throw SystemFailure("making a pipe") }
         defer { close(ends[0]) }
@@ -52,15 +52,14 @@ enum Environment {
         return try SpawnedChild("cat", arguments: [], input: "/proc/self/fd/\(ends[0])")
     }
 
-    /// Makes, mounts and unmounts a small filesystem, in all the ways that are needed later.
-    static func tryOut() throws {
-        let directory = try TemporaryDirectory(prefix: "millrace-powercut")
+    /// Makes, mounts and unmounts a small filesystem.
+    package static func tryOut() throws {
+        let directory = try TemporaryDirectory(prefix: "millrace-disk")
         // Not with its last use, while something is mounted in it.
         defer { directory.remove() }
         let disk = try RecordedDisk(byteCount: 16 << 20)
         let mounted = try MountedDisk(disk, .journalled, in: directory.path, isNew: true)
         try mounted.unmount()
-        _ = try BootID(in: directory.path, seed: 0)
         guard disk.log.writeCount > 0, disk.log.flushCount > 0 else {
             throw SystemFailure(text: "the disk under a loop device sees no writes or no flushes")
         }

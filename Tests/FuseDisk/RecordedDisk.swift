@@ -3,8 +3,8 @@ internal import Synchronization
 
 /// A disk in memory with a volatile cache: it has what was written, and knows in which order it was
 /// written and when it was flushed. Any thread may use it.
-final class RecordedDisk: Sendable {
-    let byteCount: Int
+package final class RecordedDisk: Sendable {
+    package let byteCount: Int
     private let state: Mutex<State>
     /// How many entries the log has: the moment of everything that clients are told.
     private let entryCount = Atomic<Int>(0)
@@ -15,26 +15,26 @@ final class RecordedDisk: Sendable {
         var ignoresFlushes = false
     }
 
-    convenience init(byteCount: Int) throws {
+    package convenience init(byteCount: Int) throws {
         self.init(DiskMemory(try DiskMemory.take(byteCount)))
     }
 
     /// What a power cut left.
-    init(_ memory: consuming DiskMemory) {
+    package init(_ memory: consuming DiskMemory) {
         byteCount = memory.bytes.count
         state = Mutex(State(memory: memory))
     }
 
     /// A promise that was heard when it was N holds after a cut at N or later.
-    var moment: Int { entryCount.load(ordering: .acquiring) }
+    package var moment: Int { entryCount.load(ordering: .acquiring) }
 
     /// The entries so far.
-    var log: WriteLog { state.withLock { $0.log } }
+    package var log: WriteLog { state.withLock { $0.log } }
 
     /// Flushes are answered and do nothing from here on: a disk that lies.
-    func lie() { state.withLock { $0.ignoresFlushes = true } }
+    package func lie() { state.withLock { $0.ignoresFlushes = true } }
 
-    func read(_ offset: Int, _ count: Int, _ take: (UnsafeRawBufferPointer) -> Void) {
+    package func read(_ offset: Int, _ count: Int, _ take: (UnsafeRawBufferPointer) -> Void) {
         state.withLock { state in
             let start = min(max(0, offset), byteCount)
             let end = min(byteCount, start + count)
@@ -43,7 +43,7 @@ final class RecordedDisk: Sendable {
     }
 
     /// - Returns: false when it lies beyond the end.
-    func write(_ offset: Int, _ bytes: ArraySlice<UInt8>) -> Bool {
+    package func write(_ offset: Int, _ bytes: ArraySlice<UInt8>) -> Bool {
         guard offset >= 0, offset <= byteCount, bytes.count <= byteCount - offset else {
             return false
         }
@@ -55,7 +55,7 @@ final class RecordedDisk: Sendable {
         return true
     }
 
-    func flush() {
+    package func flush() {
         state.withLock { state in
             state.log.append(state.ignoresFlushes ? .ignoredFlush : .flush)
             entryCount.store(state.log.entries.count, ordering: .releasing)
@@ -64,20 +64,20 @@ final class RecordedDisk: Sendable {
 }
 
 /// The bytes of a disk, zero at first; given back with the value.
-struct DiskMemory: ~Copyable, @unchecked Sendable {
+package struct DiskMemory: ~Copyable, @unchecked Sendable {
     // Sendable: one owner at a time, as of any value that can't be copied.
-    let bytes: UnsafeMutableRawBufferPointer
+    package let bytes: UnsafeMutableRawBufferPointer
 
-    static func take(_ count: Int) throws -> UnsafeMutableRawBufferPointer {
+    package static func take(_ count: Int) throws -> UnsafeMutableRawBufferPointer {
         let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
         guard let base = mmap(nil, count, PROT_READ | PROT_WRITE, flags, -1, 0), base != MAP_FAILED
         else { throw SystemFailure("taking \(count) bytes of memory") }
         return UnsafeMutableRawBufferPointer(start: base, count: count)
     }
 
-    init(_ bytes: UnsafeMutableRawBufferPointer) { self.bytes = bytes }
+    package init(_ bytes: UnsafeMutableRawBufferPointer) { self.bytes = bytes }
 
-    func copy() throws -> DiskMemory {
+    package func copy() throws -> DiskMemory {
         let copy = DiskMemory(try DiskMemory.take(bytes.count))
         copy.put(UnsafeRawBufferPointer(bytes), at: 0)
         return copy
@@ -85,7 +85,7 @@ struct DiskMemory: ~Copyable, @unchecked Sendable {
 
     deinit { munmap(bytes.baseAddress, bytes.count) }
 
-    func put(_ source: UnsafeRawBufferPointer, at offset: Int) {
+    package func put(_ source: UnsafeRawBufferPointer, at offset: Int) {
         UnsafeMutableRawBufferPointer(rebasing: bytes[offset..<offset + source.count])
             .copyMemory(from: source)
     }

@@ -2,9 +2,9 @@ internal import ChildProcess
 internal import Glibc
 
 /// Runs a system program to its end.
-enum Command {
+package enum Command {
     /// - Returns: what it wrote, without the last newline.
-    static func output(
+    package static func output(
         _ program: String,
         _ arguments: [String],
         accepting codes: ClosedRange<Int32> = 0...0

@@ -1,7 +1,7 @@
 internal import Glibc
 
 /// The filesystems that are met in the field.
-enum Filesystem: String, CaseIterable, Sendable, Codable {
+package enum Filesystem: String, CaseIterable, Sendable, Codable {
     case journalled = "ext4"
     /// `mkfs.ext4 -O ^has_journal`. After a cut it is checked and repaired by fsck before it is
     /// mounted, as any machine does at boot.
@@ -13,27 +13,29 @@ enum Filesystem: String, CaseIterable, Sendable, Codable {
     /// without a broker.) So here damage may be met, and has to be named.
     case unjournalled = "ext4-no-journal"
 
-    var losesWhatItSynced: Bool { self == .unjournalled }
+    package var losesWhatItSynced: Bool { self == .unjournalled }
 
     /// What the disk under it writes whole. Without a journal ext4 changes its 4 KiB blocks in
     /// place, and relies on disks that tear none.
-    var sectorBytes: Int { self == .journalled ? 512 : 4096 }
+    package var sectorBytes: Int { self == .journalled ? 512 : 4096 }
 }
 
 /// A filesystem on a loop device over a disk of ours, mounted in a directory of its own.
-final class MountedDisk {
-    let disk: RecordedDisk
+package final class MountedDisk {
+    package let disk: RecordedDisk
     /// Where it is mounted.
-    let path: String
+    package let path: String
     /// fsck had to mend what ext4's own recovery could not.
-    private(set) var wasRepaired = false
+    package private(set) var wasRepaired = false
     private let server: FuseServer
     private var isMounted = false
 
     /// - Parameters:
     ///   - directory: one that exists, and is used for one disk at a time.
     ///   - isNew: it is to be formatted; otherwise it was cut off.
-    init(_ disk: RecordedDisk, _ filesystem: Filesystem, in directory: String, isNew: Bool) throws {
+    package init(
+        _ disk: RecordedDisk, _ filesystem: Filesystem, in directory: String, isNew: Bool
+    ) throws {
         self.disk = disk
         path = directory + "/mounted"
         let file = directory + "/disk"
@@ -76,7 +78,7 @@ final class MountedDisk {
     }
 
     /// Unmounts. Whoever uses it must have ended.
-    func unmount() throws {
+    package func unmount() throws {
         guard tryToUnmount() else { throw SystemFailure("unmounting \(path)") }
         server.stop()
     }

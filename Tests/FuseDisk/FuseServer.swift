@@ -22,7 +22,7 @@ final class FuseServer {
         descriptor = open("/dev/fuse", O_RDWR | O_CLOEXEC)
         guard descriptor >= 0 else { throw SystemFailure("opening /dev/fuse") }
         let options = "fd=\(descriptor),rootmode=100600,user_id=0,group_id=0"
-        guard mount("powercut", path, "fuse", 0, options) == 0 else {
+        guard mount("millrace-disk", path, "fuse", 0, options) == 0 else {
             let failure = SystemFailure("mounting FUSE at \(path)")
             close(descriptor)
             throw failure
