@@ -214,6 +214,12 @@ package enum OptionTable {
             \.limits.reserveBytes
         ),
         duration(
+            "disk-slow",
+            "how long a journal write or sync may be under way before that is logged",
+            .milliseconds(10) ... .seconds(3600),
+            \.limits.diskSlowNanoseconds
+        ),
+        duration(
             "memory-flush-interval",
             "when a quiet memory partition is written to its segment",
             .milliseconds(1) ... .seconds(3600),

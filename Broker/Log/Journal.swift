@@ -62,6 +62,7 @@ public struct Journal: ~Copyable {
         var end: UInt64
         /// The files from here on are not asked for yet.
         var next: UInt64
+        var begunAt: MonotonicTime
         var inFlight = 0
     }
 
@@ -311,6 +312,16 @@ public struct Journal: ~Copyable {
     /// True when a write or a sync is under way.
     public var awaitsDisk: Bool { inFlight > 0 || (sync?.inFlight ?? 0) > 0 }
 
+    /// Since when the oldest write or sync is under way; `nil` when none is, or none counts any more.
+    public var awaitsDiskSince: MonotonicTime? {
+        guard failure == nil else { return nil }
+        let syncing = sync.flatMap { $0.inFlight > 0 ? $0.begunAt : nil }
+        // The oldest group that is not known to be written is one in flight, if any is.
+        guard inFlight > 0 else { return syncing }
+        let writing = slot(firstClosed).pointee.issuedAt
+        return syncing.map { min($0, writing) } ?? writing
+    }
+
     /// True when `nextWrite` has one without sealing.
     public var canWrite: Bool {
         failure == nil && inFlight < limits.inFlightMax
@@ -402,11 +413,12 @@ public struct Journal: ~Copyable {
     /// The next file to sync, if a sync is due; the caller says so to `syncCompleted`.
     ///
     /// - Parameter isIdle: nothing came for a while: what is only written is synced too.
-    public mutating func nextSync(isIdle: Bool = false) -> StorageOperation? {
+    public mutating func nextSync(now: MonotonicTime, isIdle: Bool = false) -> StorageOperation? {
         guard failure == nil else { return nil }
         if sync == nil {
             guard syncIsDue || (isIdle && isWrittenOnly) else { return nil }
-            sync = Sync(group: writtenGroup, end: writtenPosition, next: durablePosition)
+            sync = Sync(
+                group: writtenGroup, end: writtenPosition, next: durablePosition, begunAt: now)
         }
         guard var sync, sync.next < sync.end else { return nil }
         let file = geometry.file(of: sync.next)

@@ -91,6 +91,8 @@ package struct ShardLimits: Sendable, Equatable {
     package var moveFenceNanoseconds: UInt64 = .seconds(1)
     /// For how long publishes may wait for room in the journal because of a backup.
     package var backupPressureNanoseconds: UInt64 = .seconds(10)
+    /// A journal write or sync that is under way for longer is logged.
+    package var diskSlowNanoseconds: UInt64 = .seconds(1)
     package var effectsMax = 4096
     package var diskMarks = DiskMarks()
     /// Room on the disk that is kept for what was accepted before it was full; 0: none.

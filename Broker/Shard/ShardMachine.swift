@@ -73,6 +73,7 @@ package struct ShardMachine: ~Copyable {
     var retention: RetentionHand
     var disk = DiskGauge()
     var hold = SpaceHold()
+    var pace = DiskPace()
     var reserve = SpaceReserve()
     /// What `diskLevel` says, for publishes.
     var refusesPublishes = false { didSet { updateHold() } }
@@ -741,7 +742,10 @@ package struct ShardMachine: ~Copyable {
     private mutating func emitJournal(into effects: inout EffectBuffer) {
         guard stage != .starting, !hasFailed else { return }
         let isIdle = now.monotonic >= sealDue && stage != .stopped
-        while !effects.isFull, let operation = journal.nextSync(isIdle: isIdle) {
+        while !effects.isFull,
+            let operation = journal.nextSync(
+                now: now.monotonic, isIdle: isIdle)
+        {
             effects.append(
                 .storage(
                     StorageRequest(token: Token.make(.journalSync, 0), operation: operation)))
@@ -780,6 +784,7 @@ package struct ShardMachine: ~Copyable {
         sweepJournal()
         retainPartitions()
         retryHeld()
+        watchPace()
         advanceScrub()
         evictIfNeeded()
         buryPartitions()

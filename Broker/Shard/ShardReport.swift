@@ -78,6 +78,9 @@ package enum ShardEvent: Sendable, Equatable {
     /// An operation found no room; it is tried again.
     case spaceAwaited(String)
     case spaceFound
+    /// The journal waits for the disk longer than it should, or does so no more.
+    case diskSlow(String)
+    case diskSteady(String)
     /// A partition moved to another shard, or did not.
     case partitionMove(String)
     /// Connections can't be accepted for want of descriptors or memory: the errno.
@@ -147,6 +150,8 @@ package struct ShardReport: Sendable {
     package var partitions: [PartitionReport]
     package var cursors: [CursorReport]
     package var journalLatency: LatencyHistogram
+    /// For how long the oldest journal write or sync is under way; 0: none is.
+    package var journalWaitNanoseconds: UInt64
     package var journalUsedBytes: UInt64
     package var journalCapacityBytes: UInt64
     package var journalBytesWritten: UInt64

@@ -85,7 +85,7 @@ import Testing
             "--input-memory", "3MiB", "--frame-timeout", "750ms", "--peer-timeout", "9s",
             "--subscriptions-max", "11", "--hello-timeout", "500ms", "--queues-max", "12",
             "--drain-timeout", "250ms", "--disk-warn", "60", "--disk-refuse", "70",
-            "--disk-reads-only", "75", "--disk-reserve", "1MiB",
+            "--disk-reads-only", "75", "--disk-reserve", "1MiB", "--disk-slow", "20ms",
             "--partitions-max", "1000", "--producers-max", "14", "--groups-max", "15",
             "--record-bytes-max", "64KiB", "--record-headers-bytes-max", "8KiB",
             "--partitions-per-queue-max", "13", "--producer-expiry", "1h", "--log-level", "debug",
@@ -139,6 +139,7 @@ import Testing
         limits.diskMarks.refuse = 70
         limits.diskMarks.readsOnly = 75
         limits.reserveBytes = 1 << 20
+        limits.diskSlowNanoseconds = 20_000_000
         #expect(options.limits == limits)
         #expect(options.logLevel == .debug)
         #expect(options.logFormat == .json)

@@ -313,6 +313,12 @@ package enum MetricTable {
             .seconds,
             "Latency of journal writes; a synced write includes its sync."
         ) { Sample(.histogram($0.journalLatency)) },
+        report(
+            "journal_wait_seconds",
+            .gauge,
+            .seconds,
+            "For how long the oldest journal write or sync is under way; 0 when none is."
+        ) { Sample(seconds: seconds($0.journalWaitNanoseconds)) },
         report("journal_writes_total", .counter, .none, "Journal writes.") {
             Sample($0.journalWrites)
         },

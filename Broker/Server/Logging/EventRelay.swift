@@ -148,6 +148,10 @@ extension ShardEvent {
             (level == .ok ? .notice : .warning, "disk-\(level.name)", what, [:])
         case .spaceAwaited(let what):
             (.error, "disk-full", "waiting for room on the disk: \(what)", [:])
+        case .diskSlow(let what):
+            (.warning, "disk-slow", what, [:])
+        case .diskSteady(let what):
+            (.notice, "disk-steady", what, [:])
         case .partitionMove(let what):
             (.notice, "partition-move", what, [:])
         case .spaceFound:

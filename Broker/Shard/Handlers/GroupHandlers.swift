@@ -199,6 +199,7 @@ extension ShardMachine {
             connections: socketCount,
             subscriptions: subscriptions.indices.count, partitions: partitions,
             cursors: cursors, journalLatency: journal.latency,
+            journalWaitNanoseconds: journalWaitNanoseconds,
             journalUsedBytes: journal.usedBytes,
             journalCapacityBytes: journal.geometry.capacity,
             journalBytesWritten: journal.bytesWritten, journalWrites: journal.writes,

@@ -111,6 +111,7 @@ extension ShardMachine {
             pair("journal_bytes", journal.geometry.capacity),
             pair("journal_write_p50_us", journal.latency.quantile(0.5) / 1000),
             pair("journal_write_p99_us", journal.latency.quantile(0.99) / 1000),
+            pair("journal_wait_us", journalWaitNanoseconds / 1000),
             pair("tail_used_bytes", state.pool.usedBytes),
             pair("tail_bytes", limits.tailBytesMax),
         ]
@@ -147,6 +148,7 @@ extension ShardMachine {
             pair("journal_written_bytes", journal.bytesWritten),
             pair("journal_write_p50_us", journal.latency.quantile(0.5) / 1000),
             pair("journal_write_p99_us", journal.latency.quantile(0.99) / 1000),
+            pair("journal_wait_us", journalWaitNanoseconds / 1000),
             pair("tail_used_bytes", state.pool.usedBytes),
             pair("cold_used_bytes", coldReader.cache.usedBytes),
             pair("cold_reads", counters.coldReads),
