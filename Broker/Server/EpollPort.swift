@@ -319,7 +319,7 @@ package struct EpollPort: ~Copyable, ShardPort {
 
     // MARK: files
 
-    package mutating func start(_ request: StorageRequest) {
+    package mutating func start(_ request: StorageRequest, diskIsLate: Bool) {
         var job = StorageJob(
             token: request.token, operation: request.operation, descriptor: files.root,
             folder: files.folder)

@@ -251,7 +251,7 @@ package struct RingPort: ~Copyable, ShardPort {
     // MARK: files
 
     @inline(__always)
-    package mutating func start(_ request: StorageRequest) {
+    package mutating func start(_ request: StorageRequest, diskIsLate: Bool) {
         guard let entry = submission(.storage, request.token) else { return }
         switch request.operation {
         case .write(let slot, let from, let bytes, let position, let synced):
@@ -283,6 +283,10 @@ package struct RingPort: ~Copyable, ShardPort {
         case .remove(let name):
             io_uring_prep_unlinkat(entry, files.root, keep(files.folder.path(name)), 0)
         }
+        // The kernel's own threads ask then. As a rule they don't: handing over costs more than asking. But a write
+        // notes its time in the file's inode before anything else, without regard to who may wait, and while ext4
+        // brings that inode to a disk that stands still the writer stands still too (seen on Linux 6.18).
+        if diskIsLate { entry.pointee.flags |= UInt8(1 << 4) }  // IOSQE_ASYNC
         entry.pointee.user_data = Self.token(.storage, request.token)
     }
 

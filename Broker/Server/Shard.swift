@@ -188,10 +188,11 @@ package struct Shard<Port: ShardPort & ~Copyable>: ~Copyable {
     private mutating func carryOutEffects() -> Bool {
         machine.emit(into: &effects)
         let count = effects.count
+        let diskIsLate = count > 0 && machine.diskIsLate
         for index in 0..<count {
             switch effects[index] {
             case .send(let connection, let bytes, let count): port.send(connection, bytes, count)
-            case .storage(let request): port.start(request)
+            case .storage(let request): port.start(request, diskIsLate: diskIsLate)
             case .pauseReceive(let connection): port.pause(connection)
             case .resumeReceive(let connection): port.resume(connection)
             case .close(let connection): beginClosing(connection)

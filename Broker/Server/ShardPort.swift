@@ -27,7 +27,8 @@ package protocol ShardPort: ~Copyable {
 
     // Effects:
 
-    mutating func start(_ request: StorageRequest)
+    /// - Parameter diskIsLate: even to ask the disk may take long now, and nobody on this thread may wait.
+    mutating func start(_ request: StorageRequest, diskIsLate: Bool)
     /// The bytes stay valid until the machine is told that they are sent.
     mutating func send(_ connection: Int32, _ bytes: UnsafeRawPointer, _ count: Int)
     mutating func pause(_ connection: Int32)

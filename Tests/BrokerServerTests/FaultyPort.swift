@@ -4,11 +4,25 @@ import LogStorage
 import ShardRuntime
 import Synchronization
 
+/// What becomes of the operation that fails.
+enum PortFault: Equatable, CustomStringConvertible {
+    case errno(Int32)
+    /// A write is answered with half of its bytes; another operation is done as it should be.
+    case short
+
+    var description: String {
+        switch self {
+        case .errno(let number): "errno \(number)"
+        case .short: "a short write"
+        }
+    }
+}
+
 /// Which of a loop's storage operations fails, and what has become of that. One at a time in a process.
 final class FaultPlan: Sendable {
     private struct State {
         var number = 0
-        var errno: Int32 = 0
+        var fault = PortFault.short
         var asked = 0
         var fired = 0
     }
@@ -16,20 +30,27 @@ final class FaultPlan: Sendable {
 
     static let current = FaultPlan()
 
-    /// The operation with this number, counted from 1, is answered with `errno`; 0: none.
-    func begin(number: Int, errno: Int32) {
-        state.withLock { $0 = State(number: number, errno: errno) }
+    /// The operation with this number, counted from 1, fails; 0: none.
+    func begin(number: Int, _ fault: PortFault) {
+        state.withLock { $0 = State(number: number, fault: fault) }
     }
     var asked: Int { state.withLock { $0.asked } }
     var fired: Int { state.withLock { $0.fired } }
 
     /// - Returns: what the next operation is answered with instead of being done.
-    func next() -> Int32? {
+    func next(_ operation: StorageOperation) -> Int32? {
         state.withLock { state in
             state.asked += 1
             guard state.asked == state.number else { return nil }
-            state.fired += 1
-            return state.errno
+            switch (state.fault, operation) {
+            case (.errno(let number), _):
+                state.fired += 1
+                return -number
+            case (.short, .write(_, _, let bytes, _, _)):
+                state.fired += 1
+                return Int32(bytes / 2)
+            case (.short, _): return nil
+            }
         }
     }
 }
@@ -54,11 +75,13 @@ struct FaultyPort<Base: ShardPort & ~Copyable>: ~Copyable, ShardPort {
         return told.count + base.takeCompletions(into: &machine)
     }
 
-    mutating func start(_ request: StorageRequest) {
+    mutating func start(_ request: StorageRequest, diskIsLate: Bool) {
         // A close is never asked how it went.
-        if case .close = request.operation { return base.start(request) }
-        guard let errno = FaultPlan.current.next() else { return base.start(request) }
-        failed.append((request.token, -errno))
+        if case .close = request.operation { return base.start(request, diskIsLate: diskIsLate) }
+        guard let result = FaultPlan.current.next(request.operation) else {
+            return base.start(request, diskIsLate: diskIsLate)
+        }
+        failed.append((request.token, result))
     }
     mutating func send(_ connection: Int32, _ bytes: UnsafeRawPointer, _ count: Int) {
         base.send(connection, bytes, count)
