@@ -252,6 +252,8 @@ let package = Package(
                 "LogChecker", "FuseDisk", arguments,
             ]
         ),
+        // Runs a broker on a disk that takes its time.
+        tool("slowdisk", "Tests/SlowDisk", uses: ["ChildProcess", "ReplayHarness", "FuseDisk"]),
         // Stands in for a container that refuses io_uring.
         .executableTarget(name: "withouturing", path: "Tests/WithoutUring"),
         tests(
@@ -259,8 +261,8 @@ let package = Package(
             of: [
                 "BrokerBasics", "WireProtocol", "LogStorage", "BrokerCore", "BrokerShard",
                 "ShardRuntime", "BrokerServer", "BrokerConfiguration", "BrokerAdmin",
-                "BlockingClient", "ChildProcess", "BrokerProcess", "BrokerTestSupport", "brokerd",
-                "brokerctl", "withouturing", logging,
+                "BlockingClient", "ChildProcess", "BrokerProcess", "BrokerTestSupport",
+                "ReplayHarness", "brokerd", "brokerctl", "withouturing", logging,
             ]
         ),
     ]

@@ -6,6 +6,8 @@ internal import Synchronization
 package final class RecordedDisk: Sendable {
     package let byteCount: Int
     private let state: Mutex<State>
+    /// What makes it slow; by itself it is not.
+    package let slowness = Slowness()
     /// How many entries the log has: the moment of everything that clients are told.
     private let entryCount = Atomic<Int>(0)
 
@@ -47,6 +49,7 @@ package final class RecordedDisk: Sendable {
         guard offset >= 0, offset <= byteCount, bytes.count <= byteCount - offset else {
             return false
         }
+        slowness.wait(for: .write)
         state.withLock { state in
             bytes.withUnsafeBytes { state.memory.put($0, at: offset) }
             state.log.append(offset, bytes)
@@ -56,6 +59,7 @@ package final class RecordedDisk: Sendable {
     }
 
     package func flush() {
+        slowness.wait(for: .flush)
         state.withLock { state in
             state.log.append(state.ignoresFlushes ? .ignoredFlush : .flush)
             entryCount.store(state.log.entries.count, ordering: .releasing)
