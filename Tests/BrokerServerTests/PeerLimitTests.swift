@@ -197,24 +197,92 @@ import WireProtocol
         #expect(broker.stop() == .exited(0))
     }
 
+    /// What the kernel says is resident, in bytes.
+    private func residentBytes(of broker: BrokerProcess) throws -> Int {
+        let status = try String(
+            contentsOfFile: "/proc/\(broker.processID)/status", encoding: .utf8)
+        let line = status.split(separator: "\n").first { $0.hasPrefix("VmRSS:") }
+        return try #require(line?.split(separator: " ").compactMap { Int($0) }.first) << 10
+    }
+
     @Test(
-        "a consumer that takes nothing for the peer's time is closed, others get all meanwhile",
+        "a consumer that takes a byte at a time costs its buffers, holds nobody up, and gets all in the end",
         arguments: LoopKind.allCases)
-    func takesNothing(loop: LoopKind) throws {
+    func takesBytes(loop: LoopKind) throws {
+        let broker = try BrokerProcess(options: [
+            "--loop", loop.rawValue, "--send-buffer", "64KiB", "--tail-memory", "8MiB",
+        ])
+        let ready = try broker.waitUntilReady()
+        let client = try connection(ready)
+        let partition = try createTicks(on: client)
+        let slow = try RawPeer(ready.address, receiveBytes: 4096)
+        slow.hello()
+        #expect(slow.frame()?.header.status == 0)
+        subscribe(slow)
+        #expect(slow.frame()?.header.status == 0)
+        let quick = try Subscription(on: connection(ready), queue: "ticks")
+        var before = 0
+        var taken = 0
+        for number in UInt64(0)..<300 {
+            var batch = BatchBuilder()
+            _ = batch.append(
+                Record(value: [UInt8](repeating: UInt8(truncatingIfNeeded: number), count: 100_000))
+            )
+            #expect(try publish(batch, to: partition, on: client) == number)
+            guard case .records(let got)? = try quick.next(timeoutMilliseconds: 60_000) else {
+                Issue.record("the other consumer got nothing after \(number)")
+                return
+            }
+            #expect(got.entries.map(\.offset) == [number])
+            taken += slow.take(1)
+            // Tail and buffers have what they may have.
+            if number == 150 { before = try residentBytes(of: broker) }
+        }
+        #expect(taken > 200)
+        // 15 MB more are on their way to it, of which it took 150 bytes.
+        let grown = try residentBytes(of: broker) - before
+        #expect(grown < 4 << 20, "\(grown) bytes")
+        #expect(try metric(ready, "connections") == 3)
+        var next: UInt64 = 0
+        while next < 300 {
+            let frame = try #require(slow.frame(), "nothing after \(next)")
+            try #require(frame.header.opcode == Opcode.deliver.rawValue)
+            #expect(frame.body.count > 100_000)
+            #expect(frame.body.suffix(1000).allSatisfy { $0 == UInt8(truncatingIfNeeded: next) })
+            next += 1
+        }
+        #expect(broker.stop() == .exited(0))
+    }
+
+    private func createTicks(on client: Connection) throws -> UInt32 {
+        let ticks = try client.request(
+            .queueCreate, QueueCreateRequest(name: "ticks", partitions: 1, level: .memory),
+            reply: QueueInfo.self)
+        return try #require(ticks.partitions.first).id
+    }
+
+    /// With credit for everything: what stops the broker is the socket.
+    private func subscribe(_ peer: RawPeer) {
+        peer.say(
+            FrameHeader(opcode: .subscribe, correlation: 3, stream: 1).frame(
+                body: SubscribeRequest(queue: "ticks", creditRecords: .max, creditBytes: .max)
+                    .encoded))
+    }
+
+    @Test(
+        "a consumer that takes nothing for the peer's time, or bytes, is closed; others get all meanwhile",
+        arguments: LoopKind.allCases, [0, 1])
+    func takesNothing(loop: LoopKind, bytesATime: Int) throws {
         let broker = try BrokerProcess(options: [
             "--loop", loop.rawValue, "--peer-timeout", "2s",
         ])
         let ready = try broker.waitUntilReady()
         let client = try connection(ready)
-        let ticks = try client.request(
-            .queueCreate, QueueCreateRequest(name: "ticks", partitions: 1, level: .memory),
-            reply: QueueInfo.self)
-        let partition = try #require(ticks.partitions.first).id
-        let stalled = try greeted(ready)
-        stalled.say(
-            FrameHeader(opcode: .subscribe, correlation: 3, stream: 1).frame(
-                body: SubscribeRequest(queue: "ticks", creditRecords: .max, creditBytes: .max)
-                    .encoded))
+        let partition = try createTicks(on: client)
+        let stalled = try RawPeer(ready.address, receiveBytes: 4096)
+        stalled.hello()
+        #expect(stalled.frame()?.header.status == 0)
+        subscribe(stalled)
         #expect(stalled.frame()?.header.status == 0)
         for number in 0..<200 {
             var batch = BatchBuilder()
@@ -222,7 +290,13 @@ import WireProtocol
             #expect(
                 try publish(batch, to: partition, on: client) == UInt64(number))
         }
-        try wait("its end") { try metric(ready, "connections") == 1 }
+        // A byte does not open the window again, so to TCP it takes nothing either.
+        var taken = 0
+        try wait("its end") {
+            taken += bytesATime == 0 ? 0 : stalled.take(bytesATime)
+            return try metric(ready, "connections") == 1
+        }
+        #expect((taken > 0) == (bytesATime > 0))
         let reader = try Subscription(
             on: connection(ready), queue: "ticks",
             window: SubscriptionState.Window(records: 1 << 20, bytes: 1 << 30))

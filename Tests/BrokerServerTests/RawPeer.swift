@@ -7,9 +7,13 @@ import WireProtocol
 /// A client that does what no library would: a socket, and bytes.
 final class RawPeer {
     private let descriptor: Int32
+    /// Read by `take`, and not part of a frame yet.
+    private var early: [UInt8] = []
 
     /// Connects; says nothing.
-    init(_ address: String) throws {
+    ///
+    /// - Parameter receiveBytes: what the kernel keeps for it, roughly; `nil`: as much as it likes.
+    init(_ address: String, receiveBytes: Int32? = nil) throws {
         guard case .tcp(let host, let port) = try ServerAddress(parsing: address) else {
             throw ChildFailure("\(address) is no TCP address")
         }
@@ -19,6 +23,12 @@ final class RawPeer {
         setsockopt(
             descriptor, SOL_SOCKET, SO_RCVTIMEO, &patience,
             socklen_t(MemoryLayout<timeval>.size))
+        if var receiveBytes {
+            // Before it connects: the window is agreed on with it.
+            setsockopt(
+                descriptor, SOL_SOCKET, SO_RCVBUF, &receiveBytes,
+                socklen_t(MemoryLayout<Int32>.size))
+        }
         var peer = sockaddr_in()
         peer.sin_family = sa_family_t(AF_INET)
         peer.sin_port = port.bigEndian
@@ -70,7 +80,9 @@ final class RawPeer {
 
     private func bytes(_ count: Int) -> [UInt8]? {
         var bytes = [UInt8](repeating: 0, count: count)
-        var got = 0
+        var got = min(count, early.count)
+        bytes.replaceSubrange(..<got, with: early[..<got])
+        early.removeFirst(got)
         while got < count {
             let part = bytes.withUnsafeMutableBytes {
                 recv(descriptor, $0.baseAddress.map { $0 + got }, count - got, 0)
@@ -79,6 +91,17 @@ final class RawPeer {
             got += part
         }
         return bytes
+    }
+
+    /// Reads so many bytes that are there now, and no more; `frame` begins with them.
+    ///
+    /// - Returns: how many there were.
+    @discardableResult
+    func take(_ count: Int) -> Int {
+        var bytes = [UInt8](repeating: 0, count: count)
+        let got = recv(descriptor, &bytes, count, Int32(MSG_DONTWAIT))
+        early += bytes[..<max(0, got)]
+        return max(0, got)
     }
 
     /// True when there is something to read now.
