@@ -1,0 +1,161 @@
+import BrokerBasics
+import BrokerCore
+import BrokerShard
+import BrokerTestSupport
+import LogStorage
+import Testing
+import WireProtocol
+
+/// What runs out or fails on one of several shards is that shard's affair.
+@Suite("Limits over links")
+struct LinkLimitTests {
+    private func broker(
+        _ change: (inout SimulatedShard.Settings) -> Void = { _ in }
+    ) throws -> (shard: SimulatedShard, client: SimulatedClient) {
+        var settings = SimulatedShard.Settings()
+        settings.shards = 2
+        change(&settings)
+        let shard = try SimulatedShard(disk: SimulatedDisk(), settings: settings, seed: 3)
+        shard.run { shard.isReady }
+        return (shard, try #require(shard.connect("client", to: 0)))
+    }
+
+    /// - Returns: the partitions that live on each shard.
+    private func create(_ name: String, _ client: SimulatedClient) throws -> [[UInt32]] {
+        let info = try #require(
+            client.ask(
+                .queueCreate, QueueCreateRequest(name: name, partitions: 4, level: .synced),
+                reply: QueueInfo.self))
+        return (0..<2).map { shard in
+            info.partitions.filter { $0.shard == shard }.map(\.id)
+        }
+    }
+
+    private func batch(_ text: String, bytes: Int = 0) -> [UInt8] {
+        var builder = BatchBuilder()
+        let padding = [UInt8](repeating: UInt8(ascii: "."), count: max(0, bytes - text.utf8.count))
+        _ = builder.append(Record(value: Array(text.utf8) + padding))
+        return builder.finish()
+    }
+
+    private func isConfirmed(_ correlation: UInt64, _ client: SimulatedClient) -> Bool {
+        client.confirms.contains {
+            $0.correlation <= correlation && correlation < $0.correlation + UInt64($0.requests)
+        }
+    }
+
+    @Test(
+        "a shard whose storage fails refuses what is its own, at every front; the others go on",
+        arguments: [0, 1])
+    func failed(front: Int) throws {
+        let (shard, _) = try broker()
+        let client = try #require(shard.connect("publisher", to: front))
+        let partitions = try create("orders", client)
+        let reader = try #require(shard.connect("reader", to: front))
+        _ = try #require(reader.subscribe("orders", stream: 1))
+        for partition in partitions[0] + partitions[1] {
+            let sent = client.publish(batch("before"), partition: partition)
+            shard.run { isConfirmed(sent, client) }
+            #expect(isConfirmed(sent, client))
+        }
+        shard.fault = { asked in
+            asked.shard == 1 && asked.kind == .syncedWrite && asked.directory == .journal ? -5 : nil
+        }
+        for _ in 0..<3 {
+            for partition in partitions[1] {
+                let sent = client.publish(batch("lost"), partition: partition)
+                shard.run { client.replies[sent] != nil }
+                #expect(client.status(of: sent) == .storageFailed)
+            }
+        }
+        #expect(!shard.faultsFired.isEmpty)
+        let failures = (0..<2).map { number in
+            shard.withMachine(number) { $0.counters.storageFailure }
+        }
+        #expect(failures[0] == nil)
+        #expect(failures[1]?.contains("errno 5") == true)
+        shard.run(steps: 200) { reader.delivered.count == 4 }
+        for partition in partitions[0] {
+            let other = try #require(shard.connect("other", to: 0))
+            let sent = other.publish(batch("after"), partition: partition)
+            shard.run { isConfirmed(sent, other) }
+            #expect(isConfirmed(sent, other))
+        }
+        #expect(client.ask(.ping, Empty(), reply: Empty.self) != nil)
+        #expect(!client.isClosed)
+        let late = try #require(shard.connect("late", to: 0))
+        _ = try #require(late.subscribe("orders", stream: 1))
+        shard.run(steps: 500) { late.delivered.count >= 6 }
+        // What was committed on either shard is read; nothing that was refused is.
+        #expect(late.delivered.count == 6)
+        #expect(!late.delivered.contains { $0.value == Array("lost".utf8) })
+    }
+
+    @Test("a publish to another shard waits for send memory, and goes on when some comes back")
+    func sendMemory() throws {
+        let (shard, client) = try broker {
+            $0.limits.sendMemoryBytesMax = 4 * $0.limits.sendBytesMax
+        }
+        let partitions = try create("orders", client)
+        // They take all of what the first shard has for sending.
+        let slow = try (0..<4).map { try #require(shard.connect("slow \($0)", to: 0)) }
+        for reader in slow {
+            let request = SubscribeRequest(
+                queue: "orders", partition: PartitionID(rawValue: partitions[0][0]),
+                creditRecords: .max, creditBytes: .max)
+            _ = try #require(
+                reader.ask(.subscribe, request, stream: 1, reply: Assignment.self))
+            reader.isReading = false
+        }
+        var sent: [UInt64] = []
+        for number in 0..<40 {
+            sent.append(
+                client.publish(batch("\(number)", bytes: 900), partition: partitions[0][0]))
+            shard.pass(milliseconds: 2)
+        }
+        #expect(slow.contains { $0.holdsSend })
+        let over = client.publish(batch("over a link"), partition: partitions[1][0])
+        shard.pass(milliseconds: 200)
+        #expect(!isConfirmed(over, client))
+        #expect(!client.isClosed)
+        // The other shard has memory of its own, and serves.
+        let other = try #require(shard.connect("other", to: 1))
+        let theirs = other.publish(batch("x"), partition: partitions[1][1])
+        shard.run { isConfirmed(theirs, other) }
+        #expect(isConfirmed(theirs, other))
+        for reader in slow { shard.readAgain(reader) }
+        shard.run { isConfirmed(over, client) }
+        #expect(isConfirmed(over, client))
+        shard.run { sent.allSatisfy { isConfirmed($0, client) } }
+        #expect(sent.allSatisfy { isConfirmed($0, client) })
+        shard.run(steps: 5000) { slow.allSatisfy { $0.delivered.count == 40 } }
+        #expect(slow.allSatisfy { $0.delivered.count == 40 })
+    }
+
+    @Test(
+        "frames that come in pieces of any size go over a link as they are", arguments: [1, 7, 33])
+    func pieces(bytes: Int) throws {
+        let (shard, client) = try broker()
+        let partition = try #require(try create("orders", client)[1].first)
+        var frames: [UInt8] = []
+        for number in UInt64(0)..<30 {
+            frames += FrameHeader(
+                opcode: .publish, correlation: 1000 + number, stream: partition
+            ).frame(body: batch("\(number)"))
+        }
+        var at = 0
+        while at < frames.count {
+            let end = min(frames.count, at + bytes)
+            client.send(Array(frames[at..<end]))
+            if at % 5 == 0 { shard.step() }
+            at = end
+        }
+        shard.run { (1000..<1030).allSatisfy { isConfirmed($0, client) } }
+        #expect((1000..<1030).allSatisfy { isConfirmed($0, client) })
+        _ = try #require(client.subscribe("orders", stream: 1))
+        shard.run(steps: 500) { client.delivered.count == 30 }
+        #expect(
+            client.delivered.map { String(decoding: $0.value, as: UTF8.self) }
+                == (0..<30).map { "\($0)" })
+    }
+}
