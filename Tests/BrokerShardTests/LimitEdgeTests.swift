@@ -118,7 +118,7 @@ struct LimitEdgeTests {
         shard.run { shard.isReady }
         for number in 0..<2 {
             let clients = (0..<2).compactMap { shard.connect("\($0)", to: number) }
-            #expect(clients.count == 2)
+            try #require(clients.count == 2)
             #expect(shard.connect("third", to: number) == nil)
             // The last of them reaches the other shard too.
             let info = clients[1].ask(
@@ -474,6 +474,15 @@ struct LimitEdgeTests {
         let before = fixture.shard.time
         fixture.shard.run(steps: 5000) { client.confirm(of: 901) != nil || client.isClosed }
         #expect(fixture.shard.time.since(before) > .milliseconds(50))
+        // Looked at again, the half that waited has its whole time from now on.
+        let now = Instant(
+            monotonic: fixture.shard.time + .milliseconds(2),
+            wall: WallTime(nanoseconds: fixture.shard.wall))
+        fixture.shard.withMachine(0) { machine in
+            machine.begin(now: now)
+            machine.advance()
+        }
+        #expect(fixture.counters.connectionsTimedOut == 0)
         #expect(!client.isClosed)
         // From now on it is the peer's time.
         fixture.shard.pass(milliseconds: 1000)
