@@ -135,44 +135,6 @@ struct BackpressureTests {
         #expect(slow.delivered.map(\.value) == quick.delivered.map(\.value))
     }
 
-    @Test("a consumer that takes a byte a second holds two buffers of memory, and nobody else up")
-    func byteASecond() throws {
-        let fixture = try Fixture()
-        let partition = try fixture.create("orders")[0]
-        let slow = try fixture.connect("slow")
-        let quick = try fixture.connect("quick")
-        for reader in [slow, quick] { _ = try #require(reader.subscribe("orders", stream: 1)) }
-        slow.isReading = false
-        let limits = fixture.shard.settings.limits
-        let seconds = 1500
-        var published = 0
-        var most = 0
-        var taken = 0
-        for second in 0..<seconds {
-            if second % 5 == 0 {
-                try fixture.publish(1, to: partition, bytes: 900, from: published)
-                published += 1
-            }
-            if slow.holdsSend { taken += 1 }
-            fixture.shard.takeSome(1, slow)
-            fixture.shard.pass(milliseconds: 1000)
-            #expect(quick.delivered.count == published)
-            let pending = fixture.shard.machine.connections[slow.index].pointee.send.pendingBytes
-            most = max(most, pending)
-        }
-        #expect(taken >= seconds - 1)
-        // Full, and never more than that.
-        #expect(most > limits.sendBytesMax)
-        #expect(most <= 2 * (limits.sendBytesMax + Int(limits.frameBytesMax)))
-        // A record of 900 bytes and what is around it took a quarter of an hour.
-        #expect(slow.delivered.count == 1)
-        #expect(!slow.isClosed)
-        fixture.shard.readAgain(slow)
-        fixture.shard.run(steps: 2000) { slow.delivered.count == published }
-        #expect(slow.delivered.map(\.offset) == Array(0..<UInt64(published)))
-        #expect(slow.delivered.map(\.value) == quick.delivered.map(\.value))
-    }
-
     @Test("what a client that does not read must be told holds up no answer to others")
     func deferredPush() throws {
         let fixture = try Fixture()
