@@ -21,9 +21,10 @@ import WireProtocol
         private var rounds = 0
         private(set) var removals = 0
 
-        init(shards: Int, seed: UInt64) throws {
+        init(shards: Int, seed: UInt64, journalFactor: UInt64 = 1) throws {
             var settings = SimulatedShard.Settings()
             settings.shards = shards
+            settings.geometry.fileBytes *= journalFactor
             settings.limits.checkpointAfterNanoseconds = .milliseconds(5)
             // Time passes quickly here, and copying does not go on meanwhile.
             settings.limits.backupPressureNanoseconds = .seconds(3600)
@@ -220,7 +221,8 @@ import WireProtocol
         "a producer that came between two moments is known to the image, since shard 0's comes last",
         arguments: [2, 3], [true, false])
     func producersBetween(shards: Int, zeroIsLast: Bool) throws {
-        let load = try Load(shards: shards, seed: 5)
+        // Room for all that comes while the journals of those that had their moment are kept.
+        let load = try Load(shards: shards, seed: 5, journalFactor: 8)
         for _ in 0..<20 { load.work() }
         var opened: Set<UInt64> = []
         let (disk, _) = try image(
