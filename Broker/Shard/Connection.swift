@@ -36,7 +36,10 @@ package struct Connection {
     package var inputFrameBytesMax: UInt32
 
     // Input that is not worked on yet: the front of a frame, or all that came while parked.
-    package var input: UnsafeMutableRawPointer?
+    private var inputMemory: UnsafeMutableRawPointer?
+    /// What is worked on already, at the front of its memory.
+    private var inputStart = 0
+    package var input: UnsafeMutableRawPointer? { inputMemory.map { $0 + inputStart } }
     package var inputCapacity = 0
     package var inputCount = 0
     /// When the oldest byte of `input` came.
@@ -120,34 +123,36 @@ package struct Connection {
         if needed > inputCapacity {
             let capacity = capacity(with: count)
             let larger = UnsafeMutableRawPointer.allocate(byteCount: capacity, alignment: 64)
-            if let input {
-                larger.copyMemory(from: input, byteCount: inputCount)
-                input.deallocate()
-            }
-            input = larger
+            if let input { larger.copyMemory(from: input, byteCount: inputCount) }
+            inputMemory?.deallocate()
+            inputMemory = larger
+            inputStart = 0
             inputCapacity = capacity
+        } else if inputStart + needed > inputCapacity, let inputMemory {
+            inputMemory.copyMemory(from: inputMemory + inputStart, byteCount: inputCount)
+            inputStart = 0
         }
         if let input { (input + inputCount).copyMemory(from: bytes, byteCount: count) }
         inputCount = needed
     }
 
     /// Drops the first `count` bytes of the kept input; a large buffer is not kept empty.
+    ///
+    /// The rest stays where it is: of megabytes that wait for room a few frames go at a time.
     package mutating func consumed(_ count: Int) {
-        guard let input else { return }
+        guard inputMemory != nil else { return }
         inputCount -= count
-        if inputCount > 0 {
-            if count > 0 {
-                input.copyMemory(from: input + count, byteCount: inputCount)
-            }
-        } else if inputCapacity > 64 * 1024 {
-            releaseInput()
-        }
+        inputStart += count
+        guard inputCount == 0 else { return }
+        inputStart = 0
+        if inputCapacity > 64 * 1024 { releaseInput() }
     }
 
     /// Gives up the memory of what was kept.
     package mutating func releaseInput() {
-        input?.deallocate()
-        input = nil
+        inputMemory?.deallocate()
+        inputMemory = nil
+        inputStart = 0
         inputCapacity = 0
         inputCount = 0
     }
