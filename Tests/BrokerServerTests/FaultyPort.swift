@@ -16,6 +16,15 @@ enum PortFault: Equatable, CustomStringConvertible {
         case .short: "a short write"
         }
     }
+
+    /// What the broker says when it stops for it. Of short writes that is a checkpoint's alone: others are
+    /// written again.
+    var trace: String {
+        switch self {
+        case .errno(let number): "errno \(number)"
+        case .short: "it was written to byte"
+        }
+    }
 }
 
 /// Which of a loop's storage operations fails, and what has become of that. One at a time in a process.

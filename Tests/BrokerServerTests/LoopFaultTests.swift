@@ -230,7 +230,7 @@ struct LoopFaultTests {
         let outcome = Outcome(
             isReached: FaultPlan.current.asked >= number, hasFired: FaultPlan.current.fired == 1,
             hasStopped: failure != nil)
-        if let failure { #expect(failure.contains("\(fault)"), "operation \(number)") }
+        if let failure { #expect(failure.contains(fault.trace), "operation \(number), \(fault)") }
         if failure == nil { #expect(story.confirmed.count == Self.batches) }
         let found = try readBack(loop, directory.path)
         for (offset, value) in story.confirmed {
