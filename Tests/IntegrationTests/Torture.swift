@@ -49,7 +49,7 @@ enum Torture {
         _ queues: [TortureQueue],
         until isDone: () throws -> Bool
     ) throws {
-        let limit = ContinuousClock().now + .seconds(60)
+        let limit = ContinuousClock().now + .seconds(240)
         while try !isDone() {
             if let end = broker.child.end {
                 throw TortureError("the broker ended with \(end):\n\(broker.child.lastWords)")
@@ -60,7 +60,7 @@ enum Torture {
                 if let failure = failures.compactMap({ $0 }).first { throw TortureError(failure) }
             }
             guard ContinuousClock().now < limit else {
-                throw TortureError("waited 60 s \(what)")
+                throw TortureError("waited 240 s \(what)")
             }
             usleep(500)
         }
