@@ -28,7 +28,8 @@ package final class LiveReader: Sendable {
 
     package struct Progress: Sendable {
         package var delivered = 0
-        /// By partition index: everything below was delivered (in a group: and acked).
+        /// By partition index: everything below was delivered (in a group: and acked, as an answer
+        /// to an ack said, or the group's own place after an answer that a kill cut off).
         package var offsets: [UInt64] = []
         package var lostOffsets: UInt64 = 0
         package var acksConfirmed = 0
@@ -90,6 +91,10 @@ private struct Reading {
     var next: [UInt64] = []
     /// By partition index: everything below is acked, and the broker confirmed it.
     var floors: [UInt64] = []
+    /// By partition index: where the group began when it was joined last.
+    ///
+    /// Not a floor: what an assignment tells may still be on its way to the disk.
+    var begun: [UInt64] = []
     var lost: UInt64 = 0
     var acks = 0
     var connections = 0
@@ -160,6 +165,7 @@ private struct Reading {
         for (index, id) in ids.enumerated() { indexes[id] = index }
         next = [UInt64](repeating: 0, count: ids.count)
         floors = next
+        begun = next
         unacked = [Int](repeating: 0, count: ids.count)
     }
 
@@ -201,6 +207,7 @@ private struct Reading {
                 )
             }
             next[index] = partition.nextOffset
+            begun[index] = partition.nextOffset
             unacked[index] = 0
         }
     }
@@ -289,7 +296,8 @@ private struct Reading {
     }
 
     private func report() {
-        let (delivered, offsets) = (log.deliveries.count, isMember ? floors : next)
+        let offsets = isMember ? zip(floors, begun).map { max($0, $1) } : next
+        let delivered = log.deliveries.count
         let (lost, acks, connections) = (lost, acks, connections)
         owner.publish { progress in
             progress.delivered = delivered

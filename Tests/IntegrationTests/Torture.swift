@@ -60,10 +60,19 @@ enum Torture {
                 if let failure = failures.compactMap({ $0 }).first { throw TortureError(failure) }
             }
             guard ContinuousClock().now < limit else {
-                throw TortureError("waited 240 s \(what)")
+                throw TortureError("waited 240 s \(what)\n\(state(of: queues))")
             }
             usleep(500)
         }
+    }
+
+    /// How far everybody is: what a wait that is given up has to say.
+    private static func state(of queues: [TortureQueue]) -> String {
+        queues.flatMap { queue in
+            queue.producers.map { "\(queue.name), producer: \($0.progress.inFlight) in flight" }
+                + queue.readers.map { "\(queue.name), reader: \($0.progress)" }
+        }
+        .joined(separator: "\n")
     }
 
     /// Lets the producers come to their end, and the readers to the end of what is there.
@@ -83,7 +92,7 @@ enum Torture {
         for queue in queues {
             let ends = try broker.describe(queue.name).partitions.sorted { $0.index < $1.index }
                 .map(\.committedOffset)
-            try wait("for the readers of \(queue.name)", broker, queues) {
+            try wait("for the readers of \(queue.name), up to \(ends)", broker, queues) {
                 queue.readers.allSatisfy { reader in
                     let offsets = reader.progress.offsets
                     return offsets.count == ends.count && zip(offsets, ends).allSatisfy(>=)
