@@ -93,8 +93,8 @@ extension DurableState {
             guard let producer = producers.producers[progress.producer] else { continue }
             guard producer.epoch == progress.epoch else {
                 // Opened anew since: its sequences begin anew.
-                producers.insert(producer.id, id, epoch: producer.epoch).pointee =
-                    ProducerProgress(producer: producer.id, partition: id, epoch: producer.epoch)
+                producers.restore(
+                    ProducerProgress(producer: producer.id, partition: id, epoch: producer.epoch))
                 continue
             }
             producers.restore(progress)

@@ -208,4 +208,109 @@ struct PartitionMoveTests {
         }
         #expect(runner.createQueue(clients[1], "orders", partitions: 2).count == 2)
     }
+
+    @Test("a producer opened while a partition of its moves is known by its epoch in all of them")
+    func openedMeanwhile() throws {
+        for delay in 0..<40 {
+            let (runner, clients) = try Self.broker(2)
+            _ = runner.createQueue(clients[0], "orders", partitions: 4)
+            let partitions = try Self.describe(clients[0]).partitions
+            let moving = partitions[0]
+            let others = partitions.filter { $0.shard != moving.shard }.map(\.id)
+            try #require(others.count == 2)
+            let first = try #require(runner.openProducer(clients[0], name: "gw"))
+            for partition in [moving.id] + others {
+                runner.publish(clients[0], first, partition)
+            }
+            runner.settle(clients[0], [moving.id] + others)
+            runner.beginMove(clients[0], moving.id, to: 1 - moving.shard)
+            for _ in 0..<delay { runner.shard.step() }
+            let second = try #require(runner.openProducer(clients[1], name: "gw"))
+            runner.run { !Self.moves(clients).isEmpty }
+            let third = try #require(runner.openProducer(clients[1], name: "gw"))
+            for partition in [moving.id] + others {
+                let status = [second, third].map { producer in
+                    var builder = BatchBuilder()
+                    _ = builder.append(Record(value: [1]))
+                    let sent = clients[1].publish(
+                        builder.finish(
+                            producer: ProducerID(rawValue: producer.producerID),
+                            epoch: producer.epoch, sequence: 0), partition: partition)
+                    runner.run {
+                        clients[1].status(of: sent) != nil
+                            || clients[1].confirms.contains { $0.correlation == sent }
+                    }
+                    return clients[1].status(of: sent)
+                }
+                #expect(status == [.producerFenced, nil], "opened \(delay) steps after")
+            }
+        }
+    }
+
+    @Test("a queue that is on its way is not colocated meanwhile")
+    func colocatedMeanwhile() throws {
+        let (runner, clients) = try Self.broker(2)
+        let queue = runner.createQueue(clients[0], "orders", partitions: 1)
+        let shard = try Self.describe(clients[0]).partitions[0].shard
+        let colocate = QueueAlterRequest(
+            name: "orders", labels: [Pair(name: "colocate", value: "desk")])
+        func alter() -> StatusCode? {
+            let asked = clients[1].request(.queueAlter, colocate)
+            runner.run { clients[1].replies[asked] != nil }
+            return clients[1].status(of: asked)
+        }
+        runner.beginMove(clients[0], queue[0], to: 1 - shard)
+        runner.run { runner.shard.withMachine(0) { $0.peers.isMoving } }
+        #expect(alter() == .busy)
+        runner.run { !Self.moves(clients).isEmpty }
+        #expect(alter() == .ok)
+        let again = clients[0].request(
+            .queueMove, QueueMoveRequest(partition: queue[0], shard: shard))
+        runner.run { clients[0].replies[again] != nil }
+        #expect(clients[0].status(of: again) == .changeNotOffered)
+    }
+
+    @Test("a reader that takes nothing while its partition goes and comes back misses nothing")
+    func goneAndBackUnread() throws {
+        let (runner, clients) = try Self.broker(3)
+        _ = runner.createQueue(clients[0], "orders", partitions: 6)
+        let partitions = try Self.describe(clients[0]).partitions
+        // Neither lives on the reader's front; what the second's owner says is not behind the first's.
+        let home = [1, 2].compactMap { shard in partitions.first { $0.shard == shard }?.id }
+        try #require(home.count == 2)
+        let producer = try #require(runner.openProducer(clients[0]))
+        runner.publish(clients[0], producer, home[0], records: 3)
+        runner.settle(clients[0], home)
+        let reader = try #require(runner.connect("reader", to: 0))
+        #expect(reader.subscribe("orders", start: .end, stream: 1) != nil)
+        reader.isReading = false
+        var sent: UInt64 = 3
+        func publish(_ count: Int, bytes: Int) {
+            for _ in 0..<count {
+                runner.publish(clients[0], producer, home[0], bytes: bytes)
+                sent += 1
+            }
+            runner.settle(clients[0], home)
+        }
+        // More than its front and the link to it hold.
+        publish(60, bytes: 2_000)
+        func move(_ partition: UInt32, to shard: UInt16) {
+            let asked = clients[0].request(
+                .queueMove, QueueMoveRequest(partition: partition, shard: shard))
+            runner.run { clients[0].replies[asked] != nil }
+            #expect(clients[0].status(of: asked) == .ok)
+        }
+        move(home[0], to: 0)
+        publish(5, bytes: 100)
+        move(home[0], to: 1)
+        publish(5, bytes: 100)
+        // The front asks all anew.
+        move(home[1], to: 0)
+        publish(5, bytes: 100)
+        let before = reader.delivered.count
+        #expect(before < 60)
+        runner.shard.readAgain(reader)
+        runner.run { reader.delivered.count == Int(sent) - 3 }
+        #expect(reader.delivered.map(\.offset) == Array(3..<sent))
+    }
 }

@@ -103,6 +103,12 @@ extension ShardMachine {
         let others = state.queues.values.filter {
             $0.id != queue.id && Placement.colocation($0.labels) == value
         }
+        if let move = peers.move, move.queue == queue.id {
+            return refuse(
+                request, .busy,
+                "partition \(move.partition) of queue \(queue.name) is on its way to shard "
+                    + "\(move.to): when it is there, all may live together or not")
+        }
         let shards = Set((others + [queue]).flatMap(\.shards))
         guard shards.count > 1 else { return nil }
         return refuse(
