@@ -126,6 +126,44 @@ struct LinkLimitTests {
         #expect(slow.allSatisfy { $0.delivered.count == 40 })
     }
 
+    @Test("what is held for a reader goes to it when memory is back, though nothing else happens")
+    func heldForMemory() throws {
+        let (shard, client) = try broker {
+            $0.limits.sendMemoryBytesMax = 8 * $0.limits.sendBytesMax
+        }
+        let partitions = try create("orders", client)
+        let other = try create("ticks", client)
+        let reader = try #require(shard.connect("reader", to: 0))
+        // Each owner may deliver all of its credit: what is above it is held.
+        _ = try #require(reader.subscribe("orders", stream: 1, credit: 2))
+        for number in 0..<4 {
+            for partition in [partitions[0][0], partitions[1][0]] {
+                let sent = client.publish(batch("\(number)"), partition: partition)
+                shard.run { isConfirmed(sent, client) }
+            }
+        }
+        shard.pass(milliseconds: 5)
+        #expect(reader.delivered.count == 2)
+        let slow = try (0..<8).map { try #require(shard.connect("slow \($0)", to: 0)) }
+        for slow in slow {
+            let request = SubscribeRequest(
+                queue: "ticks", partition: PartitionID(rawValue: other[0][0]),
+                creditRecords: .max, creditBytes: .max)
+            _ = try #require(slow.ask(.subscribe, request, stream: 1, reply: Assignment.self))
+            slow.isReading = false
+        }
+        for number in 0..<40 {
+            let sent = client.publish(batch("\(number)", bytes: 900), partition: other[0][0])
+            shard.run { isConfirmed(sent, client) }
+        }
+        reader.request(.credit, Credit(records: 1000, bytes: .max), stream: 1)
+        shard.pass(milliseconds: 20)
+        #expect(reader.delivered.count == 2)
+        for slow in slow { shard.readAgain(slow) }
+        shard.run(steps: 5000) { reader.delivered.count == 8 }
+        #expect(reader.delivered.count == 8)
+    }
+
     @Test(
         "frames that come in pieces of any size go over a link as they are", arguments: [1, 7, 33])
     func pieces(bytes: Int) throws {

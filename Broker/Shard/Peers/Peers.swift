@@ -64,9 +64,10 @@ package struct Peers: ~Copyable {
     var sendList = Fifo<Int32>(capacity: 16)
     var blocked = Fifo<Int32>(capacity: 16)
     var wakesBlocked = false
-    /// Frames or grants found no memory for a buffer.
+    /// Frames found no memory for a buffer.
     var waitsForRoom = false
-    var hasRefusedGrants = false
+    /// So did grants, or deliveries of a connection that has nothing in flight.
+    var hasStarved = false
     /// Connections that can't go on, with their generations.
     var toClose: [(Int32, UInt32)] = []
     var gatherings: [UInt64: Gathering] = [:]

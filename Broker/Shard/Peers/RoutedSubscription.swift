@@ -499,12 +499,14 @@ extension ShardMachine {
         else { return }
         let frame = FrameHeader(opcode: .credit, stream: routed.pointee.id)
             .frame(body: Credit(records: records, bytes: bytes).encoded)
+        // Behind an attach that waits for room: an owner drops credit for what it does not know.
         guard let link = uplink(of: routed.pointee.connection, to: part.shard),
+            peers.uplinks[link].pointee.later.isEmpty,
             frame.withUnsafeBytes({ bytes in
                 bytes.baseAddress.map { put($0, bytes.count, on: link) } ?? false
             })
         else {
-            peers.hasRefusedGrants = true
+            peers.hasStarved = true
             return
         }
         routed.pointee.parts[place].grantedRecords = max(part.grantedRecords, records)
@@ -629,7 +631,11 @@ extension ShardMachine {
                         $0 + held.at, bytes.count - held.at, records: nil)
                 } ?? 0
             }
-            guard taken > 0 else { return }
+            guard taken > 0 else {
+                // With nothing in flight it lacked memory, and no send of this connection wakes it.
+                if hasCredit(routed), connection.pointee.send.isEmpty { peers.hasStarved = true }
+                return
+            }
             routed.pointee.held[0].at += taken
             if held.at + taken == held.batches.count { routed.pointee.held.removeFirst() }
         }
@@ -694,9 +700,12 @@ extension ShardMachine {
                 if !peers.uplinks[link].pointee.later.isEmpty { peers.waitsForRoom = true }
             }
         }
-        if peers.hasRefusedGrants {
-            peers.hasRefusedGrants = false
-            for index in peers.routed.indices { grant(index) }
+        if peers.hasStarved {
+            peers.hasStarved = false
+            for index in peers.routed.indices {
+                deliverHeld(index)
+                grant(index)
+            }
         }
     }
 
