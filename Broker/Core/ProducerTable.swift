@@ -290,24 +290,31 @@ public struct ProducerTable: ~Copyable {
     }
 
     public mutating func remove(partitions: Set<UInt32>) {
-        var removed: [(producer: UInt64, partition: UInt32)] = []
-        forEach {
-            if partitions.contains($0.partition) { removed.append(($0.producer, $0.partition)) }
-        }
-        for (producer, partition) in removed { remove(producer, partition) }
+        var affected: Set<UInt64> = []
+        forEach { if partitions.contains($0.partition) { affected.insert($0.producer) } }
+        for producer in affected.sorted() { remove(partitions, of: producer) }
     }
 
-    private mutating func remove(_ producer: UInt64, _ partition: UInt32) {
-        guard let entry = find(producer, partition) else { return }
-        let next = entry.pointee.nextPartition
-        if firstPartitions[producer] == partition {
-            firstPartitions[producer] = next == ProducerProgress.noPartition ? nil : next
-        } else {
-            forEach(of: producer) { other in
-                if other.pointee.nextPartition == partition { other.pointee.nextPartition = next }
+    /// Takes the entries out of their chain in one walk: a producer may publish to thousands of the
+    /// partitions of a queue that is deleted.
+    private mutating func remove(_ partitions: Set<UInt32>, of producer: UInt64) {
+        var gone: [UInt32] = []
+        var first = ProducerProgress.noPartition
+        var last: UnsafeMutablePointer<ProducerProgress>?
+        forEach(of: producer) { entry in
+            let partition = entry.pointee.partition
+            guard !partitions.contains(partition) else {
+                gone.append(partition)
+                return
             }
+            if let last { last.pointee.nextPartition = partition } else { first = partition }
+            last = entry
         }
-        remove(at: entry)
+        last?.pointee.nextPartition = ProducerProgress.noPartition
+        firstPartitions[producer] = first == ProducerProgress.noPartition ? nil : first
+        for partition in gone {
+            if let entry = find(producer, partition) { remove(at: entry) }
+        }
     }
 
     /// Forgets what was stored at `offset` and above in a partition that lost it.
@@ -318,11 +325,17 @@ public struct ProducerTable: ~Copyable {
     }
 
     /// True for a producer that is known and was last seen before `time`.
-    public func isIdle(_ id: UInt64, since time: UInt64) -> Bool {
+    ///
+    /// - Parameter looked: is raised by the entries that were looked at.
+    public func isIdle(_ id: UInt64, since time: UInt64, looked: inout Int) -> Bool {
         guard let producer = producers[id], producer.lastSeen < time else { return false }
-        var isIdle = true
-        forEach(of: id) { if $0.pointee.lastSeen >= time { isIdle = false } }
-        return isIdle
+        var partition = firstPartitions[id] ?? ProducerProgress.noPartition
+        while partition != ProducerProgress.noPartition, let entry = find(id, partition) {
+            looked += 1
+            if entry.pointee.lastSeen >= time { return false }
+            partition = entry.pointee.nextPartition
+        }
+        return true
     }
 
     public func forEach(_ body: (ProducerProgress) -> Void) {

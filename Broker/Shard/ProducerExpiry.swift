@@ -16,6 +16,8 @@ struct ProducerExpiry {
 
     static let roundNanoseconds: UInt64 = .seconds(60)
     static let visitsPerTurn: UInt64 = 128
+    /// Of all producers visited in a turn; the last of them is looked at to its end.
+    static let entriesPerTurn = 4_096
 }
 
 extension ShardMachine {
@@ -31,10 +33,15 @@ extension ShardMachine {
             expiry.roundBegan = now.monotonic
             expiry.next = 1
         }
-        let end = min(expiry.next + ProducerExpiry.visitsPerTurn, state.nextProducer)
+        var end = expiry.next
+        let last = min(expiry.next + ProducerExpiry.visitsPerTurn, state.nextProducer)
         var idle: [UInt64] = []
-        for id in expiry.next..<end where state.producers.isIdle(id, since: time - window) {
-            idle.append(id)
+        var looked = 0
+        while end < last, looked < ProducerExpiry.entriesPerTurn {
+            if state.producers.isIdle(end, since: time - window, looked: &looked) {
+                idle.append(end)
+            }
+            end += 1
         }
         if !idle.isEmpty, !peers.isAlone {
             guard case .done = askForIdleProducers(idle, since: time - window) else { return }
@@ -70,12 +77,14 @@ extension ShardMachine {
         var builder = ByteBuilder()
         for _ in 0..<count {
             guard let id = try? parser.u64() else { break }
-            if state.producers.isIdle(id, since: time) { builder.put(id) }
+            var looked = 0
+            if state.producers.isIdle(id, since: time, looked: &looked) { builder.put(id) }
         }
         return reply(request, RawMessage(bytes: builder.bytes))
     }
 
-    /// All have answered: who is idle everywhere goes.
+    /// All have answered: who is idle everywhere goes. Some may have come back to this shard meanwhile, so it
+    /// looks again.
     mutating func expire(_ candidates: [UInt64], _ gathering: Gathering) {
         expiry.isAsking = false
         guard gathering.refusal == nil, stage == .ready, !hasFailed else { return }
@@ -88,7 +97,11 @@ extension ShardMachine {
             }
             idle.formIntersection(theirs)
         }
-        for id in idle.sorted() {
+        let window = UInt64.seconds(UInt64(limits.producerExpirySeconds))
+        let since = retention.clock.time.nanoseconds - window
+        var looked = 0
+        for id in idle.sorted()
+        where state.producers.isIdle(id, since: since, looked: &looked) {
             guard change(.producerExpired(id)) else { return }
             _ = broadcast(
                 Request(

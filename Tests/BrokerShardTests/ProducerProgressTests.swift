@@ -166,24 +166,54 @@ struct ProducerTableTests {
         #expect(removed > 100)
     }
 
+    @Test("what a chain loses at its ends and in its middle is found no more, and the rest expires")
+    func chains() {
+        for gone in [[0], [1, 2], [7], [0, 1, 2, 3, 4, 5, 6, 7], [0, 2, 4, 6], []] as [[UInt32]] {
+            var table = ProducerTable()
+            for producer in UInt64(1)...3 {
+                table.open(Producer(id: producer, epoch: 1, name: "", lastSeen: 0))
+                for partition in UInt32(0)..<8 {
+                    _ = table.insert(producer, partition, epoch: 1)
+                }
+            }
+            table.remove(partitions: Set(gone))
+            var count = table.count
+            #expect(count == 3 * (8 - gone.count))
+            // Every entry that is left is in its chain: the next epoch reaches it.
+            table.open(Producer(id: 2, epoch: 2, name: "", lastSeen: 0))
+            for partition in UInt32(0)..<8 where !gone.contains(partition) {
+                let epochs = (UInt64(1)...3).map { table.find($0, partition)?.pointee.epoch }
+                #expect(epochs == [1, 2, 1], "without \(gone), partition \(partition)")
+            }
+            for producer in UInt64(1)...3 { table.expire(producer) }
+            count = table.count
+            #expect(count == 0)
+        }
+    }
+
     @Test("a producer is idle when it was heard of in no partition, and was not opened, since")
     func idle() {
         var table = ProducerTable()
         table.open(Producer(id: 7, epoch: 1, name: "", lastSeen: 100))
-        let opened = (table.isIdle(7, since: 100), table.isIdle(7, since: 101))
+        var looked = 0
+        let opened = (
+            table.isIdle(7, since: 100, looked: &looked),
+            table.isIdle(7, since: 101, looked: &looked)
+        )
+        #expect(looked == 0)
         #expect(opened == (false, true))
         for partition in UInt32(1)...5 {
             table.insert(7, partition, epoch: 1).pointee.lastSeen = 50
         }
-        var isIdle = table.isIdle(7, since: 101)
+        var isIdle = table.isIdle(7, since: 101, looked: &looked)
         #expect(isIdle)
         for partition in UInt32(1)...5 {
             table.find(7, partition)?.pointee.lastSeen = 200
-            isIdle = table.isIdle(7, since: 101)
+            isIdle = table.isIdle(7, since: 101, looked: &looked)
             #expect(!isIdle, "partition \(partition)")
             table.find(7, partition)?.pointee.lastSeen = 50
         }
-        isIdle = table.isIdle(8, since: 101)
+        isIdle = table.isIdle(8, since: 101, looked: &looked)
         #expect(!isIdle)
     }
 }

@@ -419,4 +419,54 @@ struct ManyShardsTests {
             try runner.history.check(try ReadBack(from: runner.shard), killed: shards % 2 == 0)
         }
     }
+
+    @Test("a producer that comes back while the shards are asked about it does not expire")
+    func openedWhileAsked() throws {
+        /// - Parameter step: when the producer is opened again; `nil`: never.
+        /// - Returns: the step in which it expired, or what became of a publish under its new epoch.
+        func run(openingAt step: Int?) throws -> (expired: Int?, published: StatusCode?) {
+            var settings = SimulatedShard.Settings()
+            settings.shards = 2
+            settings.sleepsWhenIdle = true
+            settings.limits.producerExpirySeconds = 120
+            let shard = try SimulatedShard(disk: SimulatedDisk(), settings: settings, seed: 5)
+            shard.run { shard.isReady }
+            let client = try #require(shard.connect("client", to: 0))
+            let queue = try #require(
+                client.ask(
+                    .queueCreate, QueueCreateRequest(name: "orders", partitions: 1, level: .synced),
+                    reply: QueueInfo.self))
+            let open = ProducerOpenRequest(name: "gw")
+            let first = try #require(client.ask(.producerOpen, open, reply: ProducerOpenReply.self))
+            for number in 0..<100_000 {
+                guard number == step else {
+                    let count = shard.withMachine(0) { $0.state.producers.producers.count }
+                    if count == 0 { return (number, nil) }
+                    shard.step()
+                    continue
+                }
+                let again = try #require(
+                    client.ask(.producerOpen, open, reply: ProducerOpenReply.self))
+                shard.pass(milliseconds: 50)
+                guard again.producerID == first.producerID else { return (nil, nil) }
+                var builder = BatchBuilder()
+                _ = builder.append(Record(value: [1]))
+                let sent = client.publish(
+                    builder.finish(
+                        producer: ProducerID(rawValue: again.producerID), epoch: again.epoch,
+                        sequence: 0), partition: queue.partitions[0].id)
+                shard.run {
+                    client.status(of: sent) != nil
+                        || client.confirms.contains { $0.correlation == sent }
+                }
+                return (nil, client.status(of: sent))
+            }
+            return (nil, nil)
+        }
+        let expired = try #require(try run(openingAt: nil).expired)
+        for step in (expired - 30)..<expired {
+            let published = try run(openingAt: step).published
+            #expect(published == nil, "opened \(expired - step) steps before")
+        }
+    }
 }
