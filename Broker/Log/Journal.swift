@@ -5,9 +5,9 @@ public import BrokerBasics
 // flight forms the next write; no timer is involved. Beside a write that is in flight, a group waits
 // until it has half of its bytes: the first few records of a burst would otherwise take the second
 // slot, and the rest of the burst a whole write longer (a write takes the disk as long with 4 KiB as
-// with 128 KiB). A group that reaches its target size is closed early and waits. Completions may come
-// in any order and are applied in order: `durableGroup` is the number of the first group that is not
-// yet known to be on stable storage.
+// with 128 KiB). A group that reaches its target size is closed early and waits. While several wait,
+// more than two writes are in flight. Completions may come in any order and are applied in order:
+// `durableGroup` is the number of the first group that is not yet known to be on stable storage.
 //
 // A group in which every entry is content with the kernel's word (level `written`) is written without
 // a sync; `writtenGroup` counts it, `durableGroup` does not. A synced write vouches for its own bytes
@@ -31,6 +31,10 @@ public struct Journal: ~Copyable {
         public var stagingBytes: Int
         /// Two writes in flight is the measured knee; four gains 4 to 10 %.
         public var inFlightMax = 2
+        /// While `backlogGroups` closed groups or more wait: publishers are faster than the disk, input is
+        /// parked, and what a shard takes in at a completion takes so long that the disk would be idle.
+        public var backlogInFlightMax = 4
+        public var backlogGroups: UInt64 = 4
 
         public init(entryBytesMax: Int, stagingBytes: Int) {
             self.entryBytesMax = entryBytesMax.roundedUp(to: 8)
@@ -324,8 +328,13 @@ public struct Journal: ~Copyable {
 
     /// True when `nextWrite` has one without sealing.
     public var canWrite: Bool {
-        failure == nil && inFlight < limits.inFlightMax
+        failure == nil && inFlight < writesMax
             && (firstWaiting < openGroup || (openEntries > 0 && isWorthWriting))
+    }
+
+    private var writesMax: Int {
+        openGroup - firstWaiting < limits.backlogGroups
+            ? limits.inFlightMax : limits.backlogInFlightMax
     }
 
     /// True when the open group deserves a slot of its own now. Bounded: without a write in flight it
@@ -339,7 +348,7 @@ public struct Journal: ~Copyable {
     public mutating func nextWrite(
         now: Instant, sealing: Bool = false
     ) -> (number: UInt64, operation: StorageOperation)? {
-        guard failure == nil, inFlight < limits.inFlightMax else { return nil }
+        guard failure == nil, inFlight < writesMax else { return nil }
         if firstWaiting == openGroup {
             guard openEntries > 0 ? isWorthWriting : sealing else { return nil }
             if openEntries == 0 {

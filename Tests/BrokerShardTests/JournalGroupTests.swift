@@ -85,4 +85,29 @@ struct JournalGroupTests {
         let next = journal.nextWrite(now: now)
         #expect(next != nil)
     }
+
+    @Test("while groups wait four writes are in flight, and two when few wait")
+    func backlog() throws {
+        var limits = Journal.Limits(entryBytesMax: 64 * 1024, stagingBytes: 1 << 20)
+        limits.groupBytes = 32 * 1024
+        var journal = Journal(
+            geometry: JournalGeometry(fileBytes: 1 << 20, fileCount: 4), limits: limits,
+            journalID: 1, term: 1, position: 0, recycleBound: 0)
+        // Each of them fills a group: eleven are closed.
+        for _ in 0..<12 { try stage(30_000, in: &journal) }
+        var inFlight = try (0..<4).map { _ in try write(&journal) }
+        expect(journal, writes: false)
+        var most: [Int] = []
+        while !inFlight.isEmpty {
+            // The last to be asked for is done first.
+            let done = inFlight.removeLast()
+            _ = journal.writeCompleted(
+                number: done.number, result: bytes(of: done.operation), now: now.monotonic)
+            while let next = journal.nextWrite(now: now) { inFlight.append(next) }
+            most.append(inFlight.count)
+        }
+        #expect(most == [4, 4, 4, 4, 3, 2, 2, 2, 2, 2, 1, 0])
+        let durable = journal.durableGroup
+        #expect(durable == 12)
+    }
 }
