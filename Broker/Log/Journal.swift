@@ -1,7 +1,7 @@
 public import BrokerBasics
 
 // How it works. Entries are staged into one open group in aligned memory. A group is closed and
-// written as soon as one of the two write slots is free, so whatever arrives while writes are in
+// written as soon as one of two write slots is free, so whatever arrives while writes are in
 // flight forms the next write; no timer is involved. Beside a write that is in flight, a group waits
 // until it has half of its bytes: the first few records of a burst would otherwise take the second
 // slot, and the rest of the burst a whole write longer (a write takes the disk as long with 4 KiB as

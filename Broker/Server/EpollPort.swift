@@ -45,7 +45,7 @@ package struct EpollPort: ~Copyable, ShardPort {
 
     private static let eventsMax = 256
     private static let acceptsMax = 64
-    /// Two journal writes are in flight at most.
+    /// Two journal writes are in flight as a rule; more, when groups wait, stand in the threads' queue.
     private static let journalThreads = 2
     private static let fileThreads = 2
 

@@ -30,6 +30,8 @@ package struct ShardLimits: Sendable, Equatable {
     package var recordHeadersBytesMax: UInt32 = 64 << 20
     /// A journal group is closed when it has this many bytes. Measured knee: 128 KiB.
     package var groupBytes = 128 * 1024
+    /// While so many closed groups wait, four writes are in flight instead of two.
+    package var backlogGroups: UInt64 = 4
     /// Journal entries staged and not yet durable.
     package var stagingBytes = 8 << 20
     /// Memory of all tails together.
@@ -124,6 +126,7 @@ package struct ShardLimits: Sendable, Equatable {
             entryBytesMax: storedBatchBytesMax + JournalGroupHeader.entryHeaderBytes,
             stagingBytes: stagingBytes)
         limits.groupBytes = groupBytes
+        limits.backlogGroups = backlogGroups
         return limits
     }
 

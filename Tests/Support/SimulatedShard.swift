@@ -30,6 +30,8 @@ package final class SimulatedShard {
             limits.frameBytesMax = 8192
             limits.sendBytesMax = 16 * 1024
             limits.groupBytes = 12 * 1024
+            // Staging holds few groups: more than two writes are in flight as soon as one waits.
+            limits.backlogGroups = 1
             limits.stagingBytes = 64 * 1024
             limits.tailBytesMax = 1 << 20
             limits.chunkBytes = 8192
@@ -165,6 +167,8 @@ package final class SimulatedShard {
     /// Emits twice in a row, and counts what the second has that was not announced: the loop would
     /// have slept over it.
     package var looksForUnannounced = false
+    /// The most journal writes of one shard that were under way at once.
+    package private(set) var journalWritesMax = 0
     package private(set) var unannounced = 0
 
     package init(
@@ -434,6 +438,7 @@ package final class SimulatedShard {
             enqueue(
                 request, shard, .write(inode: inode(slot), id: id, bytes: bytes, synced: synced),
                 delay: delay)
+            if cell.fileNames[slot]?.directory == .journal { noteJournalWrites(shard) }
         case .read(let slot, let into, let bytes, let position):
             enqueue(
                 request, shard,
@@ -445,6 +450,19 @@ package final class SimulatedShard {
         case .syncDirectory(let directory): enqueue(request, shard, .syncNames(directory))
         case .remove(let name): enqueue(request, shard, .remove(name))
         }
+    }
+
+    private func noteJournalWrites(_ shard: Int) {
+        let journal = Set(
+            cells[shard].fileNames.filter { $0.value.directory == .journal }
+                .compactMap { cells[shard].inodes[$0.key] })
+        let underway = operations.count { operation in
+            guard operation.shard == shard, case .write(let inode, _, _, _) = operation.work else {
+                return false
+            }
+            return journal.contains(inode)
+        }
+        journalWritesMax = max(journalWritesMax, underway)
     }
 
     private func enqueue(
