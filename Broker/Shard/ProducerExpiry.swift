@@ -75,9 +75,10 @@ extension ShardMachine {
             return refuse(request, .badRequest, "a list that can't be read")
         }
         var builder = ByteBuilder()
-        for _ in 0..<count {
+        // Who is left out is not idle, and asked about again in the next round.
+        var looked = 0
+        for _ in 0..<count where looked < ProducerExpiry.entriesPerTurn {
             guard let id = try? parser.u64() else { break }
-            var looked = 0
             if state.producers.isIdle(id, since: time, looked: &looked) { builder.put(id) }
         }
         return reply(request, RawMessage(bytes: builder.bytes))
@@ -98,7 +99,10 @@ extension ShardMachine {
             idle.formIntersection(theirs)
         }
         let window = UInt64.seconds(UInt64(limits.producerExpirySeconds))
-        let since = retention.clock.time.nanoseconds - window
+        let time = retention.clock.time.nanoseconds
+        // The wall clock may have been set back meanwhile.
+        guard time > window else { return }
+        let since = time - window
         var looked = 0
         for id in idle.sorted()
         where state.producers.isIdle(id, since: since, looked: &looked) {

@@ -66,8 +66,10 @@ package struct Peers: ~Copyable {
     var wakesBlocked = false
     /// Frames found no memory for a buffer.
     var waitsForRoom = false
-    /// So did grants, or deliveries of a connection that has nothing in flight.
-    var hasStarved = false
+    /// So did grants.
+    var hasRefusedGrants = false
+    /// Routed subscriptions with deliveries that found none, on connections with nothing in flight.
+    var starved = Fifo<Int32>(capacity: 16)
     /// Connections that can't go on, with their generations.
     var toClose: [(Int32, UInt32)] = []
     var gatherings: [UInt64: Gathering] = [:]

@@ -51,6 +51,8 @@ package struct RoutedSubscription {
     var reads: Set<UInt32> = []
     var comes: Set<UInt32> = []
     var held: [Held] = []
+    /// In the shard's list of those whose deliveries wait for memory.
+    var isStarved = false
     /// Where a subscription without a group begins.
     var start = StartPosition.start
     var generation: UInt64 = 0
@@ -506,7 +508,7 @@ extension ShardMachine {
                 bytes.baseAddress.map { put($0, bytes.count, on: link) } ?? false
             })
         else {
-            peers.hasStarved = true
+            peers.hasRefusedGrants = true
             return
         }
         routed.pointee.parts[place].grantedRecords = max(part.grantedRecords, records)
@@ -633,7 +635,10 @@ extension ShardMachine {
             }
             guard taken > 0 else {
                 // With nothing in flight it lacked memory, and no send of this connection wakes it.
-                if hasCredit(routed), connection.pointee.send.isEmpty { peers.hasStarved = true }
+                if hasCredit(routed), connection.pointee.send.isEmpty, !routed.pointee.isStarved {
+                    routed.pointee.isStarved = true
+                    peers.starved.append(index)
+                }
                 return
             }
             routed.pointee.held[0].at += taken
@@ -700,12 +705,19 @@ extension ShardMachine {
                 if !peers.uplinks[link].pointee.later.isEmpty { peers.waitsForRoom = true }
             }
         }
-        if peers.hasStarved {
-            peers.hasStarved = false
-            for index in peers.routed.indices {
-                deliverHeld(index)
-                grant(index)
-            }
+        if peers.hasRefusedGrants {
+            peers.hasRefusedGrants = false
+            for index in peers.routed.indices { grant(index) }
+        }
+        // In turn, until one still finds none.
+        for _ in 0..<peers.starved.count {
+            guard let index = peers.starved.first else { break }
+            peers.starved.removeFirst()
+            guard peers.routed.contains(index) else { continue }
+            peers.routed[index].pointee.isStarved = false
+            deliverHeld(index)
+            grant(index)
+            if peers.routed[index].pointee.isStarved { break }
         }
     }
 
