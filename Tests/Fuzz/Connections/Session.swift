@@ -126,6 +126,7 @@ final class Session {
     private func say(_ bytes: [UInt8], _ input: inout InputReader) {
         guard let client = peer?.client else { return }
         let badFrames = shard.machine.counters.badFrames
+        let others = peers.filter { $0.client !== client && isHeard($0.client) }
         let manner = input.u8()
         switch manner & 3 {
         case 0, 1: client.send(bytes)
@@ -139,12 +140,17 @@ final class Session {
             for byte in bytes.prefix(Self.bytesAlone) { client.send([byte]) }
             client.send(Array(bytes.dropFirst(Self.bytesAlone)))
         }
-        // Nobody else said anything: who is heard no more is this one.
-        guard shard.machine.counters.badFrames > badFrames, !client.isClosed else { return }
-        let state = shard.machine.connections[client.index].pointee.state
+        // Nobody else said anything: who is heard no more is this one, or one whose input was parked.
+        guard shard.machine.counters.badFrames > badFrames else { return }
         invariant(
-            state == .draining || state == .closed,
-            "connection \(client.index) broke the protocol and is \(state)")
+            !isHeard(client) || others.contains { !isHeard($0.client) },
+            "connection \(client.index) broke the protocol and is heard")
+    }
+
+    private func isHeard(_ client: SimulatedClient) -> Bool {
+        guard !client.isClosed else { return false }
+        let state = shard.machine.connections[client.index].pointee.state
+        return state != .draining && state != .closed
     }
 
     /// The disk answers the next operation of a kind with an error, or half of what was asked.
