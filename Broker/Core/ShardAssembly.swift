@@ -225,6 +225,12 @@ public struct ShardAssembly {
             guard let place = changed[move.queue]?.partitions.firstIndex(of: move.partition) else {
                 continue
             }
+            guard slots.indices.contains(Int(move.from)) else {
+                throw .damaged(
+                    file: ShardFolder(shard: 0).path(.checkpoints), offset: 0,
+                    what: "partition \(move.partition) lives on shard \(move.from), and there are "
+                        + "\(slots.count)")
+            }
             changed[move.queue]?.shards[place] = move.to
             gave.insert(Int(move.from))
             let storage = storages[0]

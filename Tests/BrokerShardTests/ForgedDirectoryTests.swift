@@ -159,6 +159,19 @@ struct ForgedDirectoryTests {
         #expect(reason.contains("partition 1 are in no segment and not in the journal"))
     }
 
+    @Test(
+        "a partition on a shard that there is not is refused by name",
+        arguments: [1, 2, 9] as [UInt16])
+    func placedNowhere(shard: UInt16) throws {
+        var image = try used()
+        let queue = Queue(
+            id: 5, name: "new", level: .synced, createdAt: 1, labels: [], partitions: [5],
+            shards: [shard])
+        image.appendGroup(Self.entry(StateChange.queueCreated(queue)), count: 1)
+        let reason = try #require(refusal(image))
+        #expect(reason.contains("partition 5 lives on shard \(shard), and there are 1"), "\(reason)")
+    }
+
     @Test("a lawful change behind the journal's end is taken in")
     func lawfulChange() throws {
         var image = try used()
