@@ -41,7 +41,7 @@ test: dependencies ## set up what is missing, build, run all tests, fuzz for a m
 	$(SWIFT) test $(CONFIGURATION) --skip-build
 	SWIFT=$(SWIFT) Tests/Fuzz/run.sh --seconds 60
 
-torture: dependencies ## the long versions: 200 kills, 400 power cuts, 40 seeds of crash enumeration, 5000 without, every errno at every operation, 100,000 flips [FILTER=NAME]
+torture: dependencies ## the long versions: 200 kills, 400 power cuts, 40 seeds of crash enumeration and 90 of several shards, 5000 without, every errno at every operation, 100,000 flips [FILTER=NAME]
 	MILLRACE_TORTURE=1 $(SWIFT) test $(CONFIGURATION) --filter "$(or $(FILTER),Torture|CrashEnumeration|FaultEnumeration|LoopFault|ManySeeds|BitFlip)"
 
 soak: dependencies ## everything at once for long, with kills and a full disk, and flat in the end: make soak [MINUTES=30]
